@@ -1,0 +1,58 @@
+# `make run` and `make test` do all their own set-up; they need Python >= 3.11, a C compiler and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIN := .ci/constraints.txt
+SOURCES := $(wildcard bifrost/_fast/*.pyx bifrost/_fast/*.pxd bifrost/_fast/*.h)
+ARGS ?=
+TESTS ?= tests
+
+.PHONY: run build test test-clients check bench annotate clean
+
+run: $(VENV)/.built
+	@exec $(BIN)/bifrost serve $(ARGS)
+
+build: $(VENV)/.built
+
+$(VENV)/.made: $(PIN)
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else \
+	  f"Bifrost needs Python 3.11 or newer; $(PYTHON) is {v[0]}.{v[1]}. Use: make PYTHON=python3.12")'
+	@$(PYTHON) -m venv $(VENV) || { echo "Could not make a virtual environment: install Python's venv module (Debian: python3-venv)."; exit 1; }
+	@echo "Installing into $(VENV) ..."
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install -q -c $(PIN) setuptools cython
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.made pyproject.toml setup.py $(SOURCES)
+	@echo "Building bifrost ..."
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install -q -c $(PIN) --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.built
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install -q -c $(PIN) --no-build-isolation -e '.[test]'
+	@touch $@
+
+$(VENV)/.checked: $(VENV)/.tested
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install -q -c $(PIN) --no-build-isolation -e '.[check]'
+	@touch $@
+
+test: $(VENV)/.tested
+	$(BIN)/python -m pytest -n 2 -m 'not clients' $(TESTS)
+
+test-clients: $(VENV)/.tested
+	$(BIN)/python -m pytest -m clients tests/clients
+
+check: $(VENV)/.checked
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_house.py
+
+bench: $(VENV)/.tested
+	$(BIN)/python -m benchmarks $(ARGS)
+
+annotate: $(VENV)/.made
+	BIFROST_ANNOTATE=1 $(BIN)/python setup.py build_ext --inplace --force
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f bifrost/_fast/*.c bifrost/_fast/*.so bifrost/_fast/*.html
