@@ -1,0 +1,64 @@
+from collections.abc import Callable
+from os import PathLike
+
+class GateError(Exception):
+    code: int
+
+class Exhausted(Exception):
+    slot: int
+    limit: int
+    settled: int
+    reserved: int
+    end_ns: int
+
+class Plan:
+    def __init__(
+        self, budgets: list[tuple[int, int]], window: Callable[[int, int], tuple[int, int]]
+    ) -> None: ...
+    def __len__(self) -> int: ...
+    def account(self, index: int, now_ns: int) -> tuple[int, int, int]: ...
+
+class Ticket:
+    amount: int
+    open: bool
+    remaining: int
+    resets_ns: int
+
+class Timing:
+    count: int
+    total_ns: int
+    def quantile(self, q: float) -> int: ...
+    def clear(self) -> None: ...
+
+class Gate:
+    owner: int
+    directory: str
+    admitting: Timing
+    settling: Timing
+    governing: Timing
+    def __init__(self, directory: str | PathLike[str], map_size: int = ...) -> None: ...
+    def close(self) -> None: ...
+    def admit(
+        self, plan: Plan, amount: int, note: bytes, now_ns: int, since_ns: int = 0
+    ) -> Ticket: ...
+    def settle(
+        self,
+        ticket: Ticket,
+        cost: int,
+        input_tokens: int,
+        output_tokens: int,
+        event: bytes,
+        now_ns: int,
+        since_ns: int = 0,
+    ) -> None: ...
+    def append(self, event: bytes, now_ns: int) -> None: ...
+    def counters(
+        self, accounts: list[tuple[int, int]]
+    ) -> list[tuple[int, int, int, int, int]]: ...
+    def outbox(self, after: int, most: int) -> list[tuple[int, bytes]]: ...
+    def reservations(self, most: int = ...) -> list[tuple[int, int, int, int, bytes]]: ...
+    def forget(self, upto: int) -> None: ...
+    def reclaim(self, owner: int, sequence: int, event: bytes, now_ns: int) -> bool: ...
+    def sync(self) -> None: ...
+
+def alive(directory: str | PathLike[str], owner: int) -> bool: ...

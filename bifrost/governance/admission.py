@@ -1,0 +1,152 @@
+"""Admission: allowlists, then the reservation at every level; settlement and release.
+
+Knows models, fields and money, nothing of HTTP or prices: the amount to reserve is given.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Protocol
+
+from bifrost._fast.gate import Exhausted, Gate, GateError, Plan, Ticket
+from bifrost.errors import (
+    BudgetExceeded,
+    FieldBlocked,
+    GatewayUnavailable,
+    ModelBlocked,
+    ProviderBlocked,
+    Refusal,
+)
+from bifrost.governance.entities import Budget, VirtualKey
+from bifrost.money import dollars
+from bifrost.patterns import any_matches
+
+# Fields that change the price by a known factor, or whose use the bound covers: a key may use them
+# unless its allowed_fields says otherwise.
+PRICED_FIELDS = frozenset({"service_tier", "speed", "inference_geo", "container"})
+# Fields the bound covers too, but that let the provider act on the outside world: asked for by name.
+GRANTABLE_FIELDS = PRICED_FIELDS | {"mcp_servers"}
+# Fields that let a request run on another model, bill another account or use a context that is not
+# in the body: no reservation can cover them, so no key may use them.
+UNBOUNDED_FIELDS = frozenset(
+    {"fallbacks", "fallback_credit_token", "billing_policy", "thread", "advisor"}
+)
+
+
+class LevelLike(Protocol):
+    """What a refusal must know of a budget: whose it is and its figures."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def budget(self) -> Budget: ...
+
+
+class GrantLike(Protocol):
+    """What admission needs of a grant."""
+
+    @property
+    def levels(self) -> Sequence[LevelLike]: ...
+    @property
+    def plan(self) -> Plan: ...
+
+
+def check_model(key: VirtualKey, provider: str, asked: str, upstream: str) -> Refusal | None:
+    """Why this key may not use a model of a provider, or None if it may.
+
+    The name asked for or the upstream's name must be allowed; a deny of either wins.
+    """
+    rules = [rule for rule in key.provider_configs if any_matches(provider, (rule.provider,))]
+    if not rules:
+        allowed = ", ".join(sorted({rule.provider for rule in key.provider_configs})) or "none"
+        return ProviderBlocked(
+            f"Virtual key {key.name!r} may not use provider {provider!r}; allowed: {allowed}."
+        )
+    names = (asked, upstream)
+    denied = any(any_matches(name, rule.blocked_models) for rule in rules for name in names)
+    if not denied and any(
+        any_matches(name, rule.allowed_models) for rule in rules for name in names
+    ):
+        return None
+    allowed = ", ".join(sorted({model for rule in rules for model in rule.allowed_models}))
+    blocked = ", ".join(sorted({model for rule in rules for model in rule.blocked_models}))
+    return ModelBlocked(
+        f"Virtual key {key.name!r} may not use model {asked!r}; allowed: {allowed or 'none'}"
+        + (f" except {blocked}" if blocked else "")
+        + "."
+    )
+
+
+def check_fields(key: VirtualKey, fields: frozenset[str]) -> None:
+    """Raises FieldBlocked for the first governed request field this key may not use."""
+    allowed = PRICED_FIELDS if key.allowed_fields is None else frozenset(key.allowed_fields)
+    for field in sorted(fields):
+        if field in UNBOUNDED_FIELDS:
+            raise FieldBlocked(
+                f"The request field {field!r} could spend beyond what a budget can reserve, "
+                "so this gateway does not forward it; remove it from the request."
+            )
+        if field not in allowed:
+            raise FieldBlocked(
+                f"Virtual key {key.name!r} may not use the request field {field!r}; "
+                "remove it or ask your platform team."
+            )
+
+
+class Treasury:
+    """Reserves and settles over one gate; maps its failures to refusals a person can read."""
+
+    def __init__(self, gate: Gate, help_url: str | None = None) -> None:
+        self.gate = gate
+        self.help_url = help_url
+
+    def reserve(
+        self, grant: GrantLike, amount: int, note: bytes, now_ns: int, since_ns: int = 0
+    ) -> Ticket:
+        """Holds ``amount`` nano-USD at every level; raises BudgetExceeded, GatewayUnavailable."""
+        try:
+            return self.gate.admit(grant.plan, amount, note, now_ns, since_ns)
+        except Exhausted as exhausted:
+            raise self._exceeded(grant.levels[exhausted.slot], exhausted, amount) from None
+        except GateError as error:
+            raise GatewayUnavailable(
+                f"The gateway cannot record spending right now ({error}); try again shortly."
+            ) from error
+
+    def settle(
+        self,
+        ticket: Ticket,
+        cost: int,
+        input_tokens: int,
+        output_tokens: int,
+        event: bytes,
+        since_ns: int = 0,
+    ) -> None:
+        """Books the true cost at every level and the event; raises GatewayUnavailable."""
+        try:
+            self.gate.settle(
+                ticket, cost, input_tokens, output_tokens, event, time.time_ns(), since_ns
+            )
+        except GateError as error:
+            raise GatewayUnavailable(
+                f"The gateway cannot record spending right now ({error})."
+            ) from error
+
+    def _exceeded(self, level: LevelLike, found: Exhausted, amount: int) -> BudgetExceeded:
+        resets = datetime.fromtimestamp(found.end_ns // 1_000_000_000, UTC)
+        flight = f", {dollars(found.reserved)} held by requests in flight" if found.reserved else ""
+        whom = f" ({self.help_url})" if self.help_url else ""
+        return BudgetExceeded(
+            f"The budget of {level.kind} {level.name!r} cannot cover this request: "
+            f"{dollars(found.limit)} per {level.budget.reset_duration}, "
+            f"{dollars(found.settled)} spent{flight}, "
+            f"and this request may cost up to {dollars(amount)}; "
+            f"it resets at {resets:%Y-%m-%d %H:%M} UTC, "
+            f"ask your platform team{whom} to raise it or lower max_tokens.",
+            level=level.kind,
+            resets_at=found.end_ns // 1_000_000_000,
+        )

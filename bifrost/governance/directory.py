@@ -1,0 +1,348 @@
+"""The directory: who there is. Customers, teams, users and virtual keys in a synchronous LMDB.
+
+Every acknowledged change is on disk; several processes may hold it open. A change moves the policy
+epoch, a number in a page shared by all processes, so that cached grants are dropped at once.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import blake3
+import lmdb
+import msgspec
+
+from bifrost.errors import Conflict, NotFound, StoreError
+from bifrost.governance.entities import (
+    PREFIX,
+    Customer,
+    Entity,
+    Kind,
+    Team,
+    User,
+    VirtualKey,
+    new_id,
+)
+
+TYPES: dict[Kind, type[Entity]] = {
+    "customer": Customer,
+    "team": Team,
+    "user": User,
+    "virtual_key": VirtualKey,
+}
+PARENTS: dict[Kind, tuple[Kind, ...]] = {
+    "customer": (),
+    "team": ("customer",),
+    "user": ("team", "customer"),
+    "virtual_key": ("user", "team", "customer"),
+}
+SECRET_PREFIX = "sk-bf-"
+
+
+def kind_of(identifier: str) -> Kind | None:
+    """The kind an id belongs to by its prefix, or None if it is not an id."""
+    for kind in TYPES:
+        prefix = PREFIX[kind]
+        if identifier.startswith(prefix) and len(identifier) == len(prefix) + 16:
+            return kind
+    return None
+
+
+class Directory:
+    """The entity store of one data directory; raises StoreError when it cannot be opened."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.path = data_dir / "config"
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._env = lmdb.open(str(self.path), max_dbs=8, map_size=1 << 30, mode=0o600)
+            self._entities = self._env.open_db(b"entities")
+            self._names = self._env.open_db(b"names")
+            self._digests = self._env.open_db(b"digests")
+            self._meta = self._env.open_db(b"meta")
+        except (lmdb.Error, OSError) as error:
+            raise StoreError(f"Cannot open the directory store in {self.path}: {error}") from error
+        self._hash_key = self._secret_file(data_dir / "master.key")
+        self._epoch_page = self._shared_page(self.path / "epoch")
+        self._epoch = memoryview(self._epoch_page).cast("Q")
+
+    @staticmethod
+    def _secret_file(path: Path) -> bytes:
+        """The key that virtual keys are hashed with: 32 random bytes made at first start."""
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        except FileExistsError:
+            pass
+        else:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_bytes(32))
+                file.flush()
+                os.fsync(file.fileno())
+        for _ in range(100):  # another process may be between creating and writing it
+            material = path.read_bytes()
+            if len(material) == 32:
+                return blake3.blake3(
+                    material, derive_key_context="bifrost-gateway 2026 virtual key lookup"
+                ).digest()
+            time.sleep(0.01)
+        raise StoreError(f"{path} should hold 32 bytes; restore it from a backup of this directory")
+
+    @staticmethod
+    def _shared_page(path: Path) -> mmap.mmap:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            if os.fstat(descriptor).st_size < 8:
+                os.ftruncate(descriptor, 8)
+            return mmap.mmap(descriptor, 8)
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Closes the store; the object is not usable afterwards."""
+        self._epoch.release()
+        self._epoch_page.close()
+        self._env.close()
+
+    def epoch(self) -> int:
+        """A number that moves with every change made by any process (a memory read)."""
+        return self._epoch[0]
+
+    def revision(self) -> int:
+        """The store's own transaction number: moves even if a writer died before the epoch did."""
+        return int(self._env.info()["last_txnid"])
+
+    def digest(self, secret: bytes) -> bytes:
+        """The keyed BLAKE3 under which a virtual key is stored."""
+        return blake3.blake3(secret, key=self._hash_key).digest()
+
+    @contextmanager
+    def _write(self) -> Iterator[lmdb.Transaction]:
+        try:
+            with self._env.begin(write=True) as txn:
+                yield txn
+        except lmdb.Error as error:
+            raise StoreError(f"Cannot write the directory store in {self.path}: {error}") from error
+        stamp = time.time_ns()
+        self._epoch[0] = max(self._epoch[0] + 1, stamp)
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def _load(self, txn: lmdb.Transaction, identifier: str) -> Entity | None:
+        raw = txn.get(identifier.encode(), db=self._entities)
+        kind = kind_of(identifier)
+        if raw is None or kind is None:
+            return None
+        return msgspec.msgpack.decode(raw, type=TYPES[kind])
+
+    def find(self, kind: Kind, reference: str) -> Entity | None:
+        """The entity with this id or name, or None."""
+        with self._env.begin() as txn:
+            return self._find(txn, kind, reference)
+
+    def _find(self, txn: lmdb.Transaction, kind: Kind, reference: str) -> Entity | None:
+        if kind_of(reference) == kind:
+            found = self._load(txn, reference)
+            if found is not None:
+                return found
+        identifier = txn.get(f"{kind}\0{reference}".encode(), db=self._names)
+        return self._load(txn, bytes(identifier).decode()) if identifier else None
+
+    def get(self, kind: Kind, reference: str) -> Entity:
+        """The entity with this id or name; raises NotFound."""
+        found = self.find(kind, reference)
+        if found is None:
+            raise NotFound(f"There is no {kind.replace('_', ' ')} {reference!r}.")
+        return found
+
+    def by_digest(self, digest: bytes) -> VirtualKey | None:
+        """The virtual key stored under this digest, or None."""
+        with self._env.begin() as txn:
+            identifier = txn.get(digest, db=self._digests)
+            found = self._load(txn, bytes(identifier).decode()) if identifier else None
+        return found if isinstance(found, VirtualKey) else None
+
+    def all(self, kind: Kind) -> list[Entity]:
+        """Every entity of a kind, by name."""
+        prefix = PREFIX[kind].encode()
+        found: list[Entity] = []
+        with self._env.begin() as txn, txn.cursor(db=self._entities) as cursor:
+            if cursor.set_range(prefix):
+                for key, raw in cursor:
+                    if not bytes(key).startswith(prefix):
+                        break
+                    found.append(msgspec.msgpack.decode(raw, type=TYPES[kind]))
+        return sorted(found, key=lambda entity: entity.name)
+
+    def chain(self, entity: Entity) -> list[tuple[Kind, Entity]]:
+        """The entity and everything above it, in the fixed order key, user, team, customer."""
+        levels: list[tuple[Kind, Entity]] = []
+        with self._env.begin() as txn:
+            current: Entity | None = entity
+            while current is not None:
+                kind = kind_of(current.id)
+                assert kind is not None
+                levels.append((kind, current))
+                current = self._parent(txn, kind, current)
+        return levels
+
+    def _parent(self, txn: lmdb.Transaction, kind: Kind, entity: Entity) -> Entity | None:
+        for parent in PARENTS[kind]:
+            identifier = getattr(entity, f"{parent}_id")
+            if identifier:
+                found = self._load(txn, identifier)
+                if found is None:
+                    raise StoreError(f"{entity.id} refers to {identifier}, which is not stored.")
+                return found
+        return None
+
+    # -- changing --------------------------------------------------------------------------
+
+    def create(self, kind: Kind, name: str, **fields: Any) -> Entity:
+        """Stores a new entity; parents are given as ``customer=``, ``team=``, ``user=`` (id or name).
+
+        Raises Conflict when the name is taken or the parents contradict, NotFound for a parent.
+        """
+        if not name or len(name) > 200 or any(ord(c) < 32 for c in name):
+            raise Conflict("A name needs 1 to 200 printable characters.")
+        now = time.time_ns()
+        with self._write() as txn:
+            fields = self._resolve_parents(txn, kind, fields)
+            key = f"{kind}\0{name}".encode()
+            if txn.get(key, db=self._names) is not None:
+                raise Conflict(f"There is already a {kind.replace('_', ' ')} named {name!r}.")
+            entity = TYPES[kind](
+                id=new_id(kind), name=name, created_at=now, updated_at=now, **fields
+            )
+            self._store(txn, entity)
+            txn.put(key, entity.id.encode(), db=self._names)
+        return entity
+
+    def update(self, kind: Kind, reference: str, **changes: Any) -> Entity:
+        """Changes fields of a stored entity; nothing is written when nothing differs."""
+        with self._write() as txn:
+            old = self._find(txn, kind, reference)
+            if old is None:
+                raise NotFound(f"There is no {kind.replace('_', ' ')} {reference!r}.")
+            changes = self._resolve_parents(txn, kind, changes)
+            name = changes.get("name", old.name)
+            if name != old.name:
+                if txn.get(f"{kind}\0{name}".encode(), db=self._names) is not None:
+                    raise Conflict(f"There is already a {kind.replace('_', ' ')} named {name!r}.")
+                txn.delete(f"{kind}\0{old.name}".encode(), db=self._names)
+                txn.put(f"{kind}\0{name}".encode(), old.id.encode(), db=self._names)
+            new = msgspec.structs.replace(old, **changes)
+            if new != old:
+                new = msgspec.structs.replace(new, updated_at=time.time_ns())
+                self._store(txn, new)
+        return new
+
+    def delete(self, kind: Kind, reference: str) -> Entity:
+        """Removes an entity; raises Conflict while others belong to it."""
+        entity = self.get(kind, reference)
+        children = [
+            f"{child_kind.replace('_', ' ')} {child.name!r}"
+            for child_kind, parents in PARENTS.items()
+            if kind in parents
+            for child in self.all(child_kind)
+            if getattr(child, f"{kind}_id") == entity.id
+        ]
+        if children:
+            raise Conflict(f"{entity.name!r} still has {', '.join(children[:5])}; remove them first.")
+        with self._write() as txn:
+            txn.delete(entity.id.encode(), db=self._entities)
+            txn.delete(f"{kind}\0{entity.name}".encode(), db=self._names)
+            if isinstance(entity, VirtualKey) and entity.digest:
+                txn.delete(bytes.fromhex(entity.digest), db=self._digests)
+        return entity
+
+    def create_key(
+        self, name: str, *, secret: str | None = None, **fields: Any
+    ) -> tuple[VirtualKey, str]:
+        """Stores a new virtual key and returns it with its secret, which is kept nowhere."""
+        secret = secret or SECRET_PREFIX + secrets.token_urlsafe(32)
+        digest = self.digest(secret.encode())
+        if self.by_digest(digest) is not None:
+            raise Conflict("Another virtual key already has this value.")
+        key = self.create("virtual_key", name, digest=digest.hex(), hint=secret[-4:], **fields)
+        assert isinstance(key, VirtualKey)
+        return key, secret
+
+    def rotate(self, reference: str, *, secret: str | None = None) -> tuple[VirtualKey, str]:
+        """Gives a key a new secret; the old one stops working at once."""
+        secret = secret or SECRET_PREFIX + secrets.token_urlsafe(32)
+        digest = self.digest(secret.encode())
+        old = self.get("virtual_key", reference)
+        assert isinstance(old, VirtualKey)
+        if digest.hex() == old.digest:
+            return old, secret
+        if self.by_digest(digest) is not None:
+            raise Conflict("Another virtual key already has this value.")
+        new = msgspec.structs.replace(
+            old, digest=digest.hex(), hint=secret[-4:], is_active=True, updated_at=time.time_ns()
+        )
+        with self._write() as txn:
+            if old.digest:
+                txn.delete(bytes.fromhex(old.digest), db=self._digests)
+            self._store(txn, new)
+        return new, secret
+
+    def revoke(self, reference: str) -> VirtualKey:
+        """Makes a key unknown for ever; its row stays for the reports."""
+        old = self.get("virtual_key", reference)
+        assert isinstance(old, VirtualKey)
+        new = msgspec.structs.replace(
+            old, digest="", hint="", is_active=False, updated_at=time.time_ns()
+        )
+        with self._write() as txn:
+            if old.digest:
+                txn.delete(bytes.fromhex(old.digest), db=self._digests)
+            self._store(txn, new)
+        return new
+
+    def meta(self, name: str) -> bytes | None:
+        """A stored fact about the data directory itself."""
+        with self._env.begin() as txn:
+            value = txn.get(name.encode(), db=self._meta)
+        return bytes(value) if value is not None else None
+
+    def set_meta(self, name: str, value: bytes) -> bool:
+        """Stores such a fact if it is not there yet; tells whether it did."""
+        with self._write() as txn:
+            return bool(txn.put(name.encode(), value, db=self._meta, overwrite=False))
+
+    def _store(self, txn: lmdb.Transaction, entity: Entity) -> None:
+        txn.put(entity.id.encode(), msgspec.msgpack.encode(entity), db=self._entities)
+        if isinstance(entity, VirtualKey) and entity.digest:
+            txn.put(bytes.fromhex(entity.digest), entity.id.encode(), db=self._digests)
+
+    def _resolve_parents(
+        self, txn: lmdb.Transaction, kind: Kind, fields: dict[str, Any]
+    ) -> dict[str, Any]:
+        fields = dict(fields)
+        named = [parent for parent in PARENTS[kind] if fields.get(parent)]
+        if len(named) > 1:
+            raise Conflict(f"A {kind.replace('_', ' ')} belongs to one of {' or '.join(named)}.")
+        touched = False
+        for parent in ("customer", "team", "user"):
+            if parent in fields:
+                reference = fields.pop(parent)
+                if parent not in PARENTS[kind]:
+                    raise Conflict(f"A {kind.replace('_', ' ')} cannot belong to a {parent}.")
+                touched = True
+                if reference:
+                    found = self._find(txn, parent, reference)
+                    if found is None:
+                        raise NotFound(f"There is no {parent} {reference!r}.")
+                    fields[f"{parent}_id"] = found.id
+        if touched:  # a new owner replaces every old one
+            for parent in PARENTS[kind]:
+                fields.setdefault(f"{parent}_id", None)
+        return fields
+

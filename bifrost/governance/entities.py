@@ -1,0 +1,96 @@
+"""What is governed: customers, teams, users, virtual keys, and the budgets on each of them.
+
+Frozen values; ``directory`` stores them. Ids are a prefix and 16 hex digits (64 random bits), so
+that the counters can use the 64 bits as their key. Money is int nano-USD, time is int nanoseconds.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Literal
+
+import msgspec
+
+Kind = Literal["customer", "team", "user", "virtual_key"]
+PREFIX: dict[str, str] = {
+    "customer": "cus_",
+    "team": "team_",
+    "user": "usr_",
+    "virtual_key": "vk_",
+    "budget": "bud_",
+}
+
+
+def new_id(kind: str) -> str:
+    """A fresh id of the given kind, for example ``vk_0123456789abcdef``."""
+    return PREFIX[kind] + secrets.token_hex(8)
+
+
+def id_number(identifier: str) -> int:
+    """The 64-bit number inside an id (the counters' key)."""
+    return int(identifier[-16:], 16)
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A cap on spending per window. ``max_limit`` is nano-USD, ``created_at`` nanoseconds."""
+
+    id: str
+    max_limit: int
+    reset_duration: str
+    calendar_aligned: bool = False
+    time_zone: str = "UTC"
+    created_at: int
+
+
+class ProviderRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which models of which provider a key may use; globs, ``*`` alone means all; a deny wins."""
+
+    provider: str = "*"
+    allowed_models: tuple[str, ...] = ("*",)
+    blocked_models: tuple[str, ...] = ()
+    weight: float = 1.0
+
+
+class Entity(msgspec.Struct, frozen=True, kw_only=True):
+    """What customers, teams, users and keys have in common."""
+
+    id: str
+    name: str
+    is_active: bool = True
+    budgets: tuple[Budget, ...] = ()
+    created_at: int
+    updated_at: int
+
+
+class Customer(Entity, frozen=True, kw_only=True):
+    """The organisation that pays."""
+
+
+class Team(Entity, frozen=True, kw_only=True):
+    """A part of a customer, or standing alone."""
+
+    customer_id: str | None = None
+
+
+class User(Entity, frozen=True, kw_only=True):
+    """A person or service, in at most one team or directly under a customer."""
+
+    team_id: str | None = None
+    customer_id: str | None = None
+
+
+class VirtualKey(Entity, frozen=True, kw_only=True):
+    """A credential of the gateway; the secret itself is never stored, only ``digest``.
+
+    ``digest`` is the keyed BLAKE3 of the secret in hex; ``hint`` its last four characters.
+    ``allowed_fields`` are governed request fields this key may use (see ``governance.admission``).
+    """
+
+    digest: str
+    hint: str
+    expires_at: int | None = None
+    user_id: str | None = None
+    team_id: str | None = None
+    customer_id: str | None = None
+    provider_configs: tuple[ProviderRule, ...] = (ProviderRule(),)
+    allowed_fields: tuple[str, ...] | None = None
