@@ -1,0 +1,305 @@
+"""The composition root: settings -> stores, pipeline, doors -> one ASGI app.
+
+Hot routes go straight to their door; everything else (health, metrics, unknown paths) is Starlette.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from bifrost.call import Call
+from bifrost.config.load import Loaded, default_settings, load
+from bifrost.config.settings import Settings
+from bifrost.core import Core
+from bifrost.doors.anthropic import AnthropicDoor, Handler, Receive, Scope, Send, broken_event
+from bifrost.errors import BifrostError, ConfigError
+from bifrost.governance.admission import check_model
+from bifrost.metrics import exposition
+from bifrost.pipeline import Pipeline
+from bifrost.watch import Watch
+
+log = logging.getLogger("bifrost.app")
+CHECK_S = 1.0
+DRAIN_S = 600.0
+
+
+class App:
+    """The gateway as an ASGI application; under any server, alone or mounted in another app.
+
+    Starts with the lifespan, or at the first request when a mount brings none.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        data_dir: Path,
+        *,
+        source: Path | None = None,
+        steward: bool = True,
+        prepare: Callable[[Settings], Settings] | None = None,
+    ) -> None:
+        """``prepare`` completes freshly loaded settings (an address only the server knows)."""
+        self.settings = settings
+        self.data_dir = data_dir
+        self.source = source
+        self.core: Core | None = None
+        self._steward = steward
+        self._prepare = prepare
+        self._hot: dict[str, Handler] = {}
+        self._door: AnthropicDoor | None = None
+        self._pipeline: Pipeline | None = None
+        self._starting = asyncio.Lock()
+        self._keeper: asyncio.Task[None] | None = None
+        self._mock: Any = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stamp = _stamp(source)
+        self.starlette = Starlette(
+            routes=[
+                Route("/health", self._health),
+                Route("/ready", self._ready),
+                Route("/metrics", self._metrics),
+            ],
+            lifespan=self._lifespan,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.starlette(scope, receive, send)
+            return
+        if self.core is None:
+            await self.start()
+        path = scope["path"]
+        root = scope.get("root_path", "")
+        if root and path.startswith(root):
+            path = path[len(root) :]
+        handler = self._hot.get(path)
+        if handler is not None:
+            await handler(scope, receive, send)
+        elif path in ("/health", "/ready", "/metrics"):
+            await self.starlette(scope, receive, send)
+        else:
+            assert self._door is not None
+            door = self._door
+            model = path.startswith(("/anthropic/v1/models/", "/v1/models/"))
+            await (door.list_models if model else door.unknown)(scope, receive, send)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        await self.start()
+        yield
+        await self.stop()
+
+    async def start(self) -> None:
+        """Opens the stores and the doors; harmless when already started."""
+        async with self._starting:
+            if self.core is not None:
+                return
+            settings = await self._with_mock(self.settings)
+            core = Core(settings, self.data_dir)
+            if self._steward:
+                for minted in core.declare(settings):
+                    log.warning("virtual key %s created: %s", minted.name, minted.secret)
+                core.start_steward()
+            server = settings.server
+            self._pipeline = Pipeline(
+                core.governor,
+                Watch(server.ping_interval_s),
+                broken_event,
+                debug_headers=server.debug_headers,
+            )
+            self._door = AnthropicDoor(
+                self._pipeline, self._models, max_body_bytes=server.max_body_bytes
+            )
+            self._hot = self._door.routes()
+            self.core = core
+            loop = asyncio.get_running_loop()
+            self._keeper = loop.create_task(self._keep())
+            if not self._steward:  # a worker of ``bifrost serve``: it may own its signals
+                loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
+
+    async def _with_mock(self, settings: Settings) -> Settings:
+        """A mock provider without an address runs inside this process."""
+        if not needs_mock(settings):
+            return settings
+        if self._mock is None:
+            from bifrost.mock.options import MockOptions
+            from bifrost.mock.server import start
+
+            self._mock = await start(MockOptions())
+        return with_mock_url(settings, self._mock.url)
+
+    async def stop(self) -> None:
+        """Closes connections and stores; what is settled is on disk."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+        core, self.core = self.core, None
+        if core is not None:
+            await core.upstreams.close()
+            await asyncio.to_thread(core.close)
+        if self._mock is not None:
+            await self._mock.close()
+            self._mock = None
+
+    async def _keep(self) -> None:
+        """Once a second: notices a changed file and a store that moved without its epoch."""
+        while True:
+            await asyncio.sleep(CHECK_S)
+            assert self.core is not None
+            self.core.identifier.refresh()
+            if _stamp(self.source) != self._stamp:
+                await self.reload()
+
+    def _reload_soon(self) -> None:
+        self._background(self.reload())
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def reload(self) -> None:
+        """Reads the configuration again; a bad one is logged and the old one stays."""
+        core, self._stamp = self.core, _stamp(self.source)
+        if self.source is None or core is None:
+            return
+        try:
+            settings = load(self.source).settings
+            settings = self._prepare(settings) if self._prepare else settings
+            settings = await self._with_mock(settings)
+            if self._steward:
+                core.declare(settings)
+            core.configure(settings)
+        except (BifrostError, OSError) as error:
+            log.error("the new configuration is not used", extra={"error": str(error)})
+            return
+        self.settings = settings
+        assert self._pipeline is not None and self._door is not None
+        self._pipeline.watch.ping_interval_ns = int(settings.server.ping_interval_s * 1e9)
+        self._pipeline.debug_headers = settings.server.debug_headers
+        self._door.max_body_bytes = settings.server.max_body_bytes
+        log.info("configuration loaded", extra={"file": str(self.source)})
+        self._background(core.upstreams.retain(core.origins(), DRAIN_S))
+
+    # -- the quiet routes ------------------------------------------------------------------
+
+    async def _health(self, _: Request) -> Response:
+        return _json({"status": "ok"})
+
+    async def _ready(self, _: Request) -> Response:
+        core = self.core
+        assert core is not None
+        problems = []
+        try:
+            core.gate.counters([(0, 0)])
+            core.directory.find("customer", "-")
+        except Exception as error:
+            problems.append(f"the store cannot be read: {error}")
+        if not core.governor.lanes.hosts:
+            problems.append("no provider is configured")
+        if core.lag_ns(time.time_ns()) > 60_000_000_000:
+            problems.append("the steward is more than 60 s behind")
+        status = 503 if problems else 200
+        return _json({"status": "not ready" if problems else "ready", "problems": problems}, status)
+
+    async def _metrics(self, _: Request) -> Response:
+        assert self.core is not None and self._pipeline is not None
+        text = exposition(self.core, len(self._pipeline.watch))
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+    def _models(self, call: Call) -> list[dict[str, Any]]:
+        """What the key of ``call`` may use, in Anthropic's list shape."""
+        assert self.core is not None
+        lanes = self.core.governor.lanes
+        found: dict[str, dict[str, Any]] = {}
+        for name in self.settings.models:
+            if "*" not in name and "?" not in name:
+                with contextlib.suppress(BifrostError):
+                    lane = lanes.find(call.grant, name)
+                    found[name] = _model(name, name, lane.price.max_input_tokens, lane.price)
+        for provider, (host, _) in lanes.hosts.items():
+            kind = "anthropic" if host.kind == "mock" else host.kind
+            for info in lanes.catalogue.models(kind):
+                if check_model(call.grant.key, provider, info.id, info.id) is None:
+                    price = lanes.catalogue.price(host.kind, info.id)
+                    shown = _model(info.id, info.display_name or info.id, info.max_input_tokens, price)
+                    found.setdefault(info.id, shown)
+        return list(found.values())
+
+
+def _model(name: str, shown: str, context: int | None, price: Any) -> dict[str, Any]:
+    return {
+        "type": "model",
+        "id": name,
+        "display_name": shown,
+        "created_at": datetime.fromtimestamp(0, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "max_input_tokens": context,
+        "max_tokens": price.max_output_tokens if price is not None else None,
+    }
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def _stamp(path: Path | None) -> tuple[int, int, int] | None:
+    """What changes when a file does; None when there is no file."""
+    if path is None:
+        return None
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def needs_mock(settings: Settings) -> bool:
+    """Whether a provider of type mock has no address yet."""
+    return any(p.type == "mock" and not p.network.base_url for p in settings.providers.values())
+
+
+def with_mock_url(settings: Settings, url: str) -> Settings:
+    """The settings with every mock provider pointed at ``url`` unless it has an address."""
+    replace = msgspec.structs.replace
+    providers = {
+        name: replace(provider, network=replace(provider.network, base_url=url))
+        if provider.type == "mock" and not provider.network.base_url
+        else provider
+        for name, provider in settings.providers.items()
+    }
+    return replace(settings, providers=providers)
+
+
+def create_app(
+    config: str | Path | Settings | Loaded | None = None, *, data_dir: str | Path | None = None
+) -> App:
+    """The gateway as an ASGI app, lifespan included. ``config`` is a file or loaded settings.
+
+    Raises ConfigError when the configuration cannot be used.
+    """
+    source: Path | None = None
+    if isinstance(config, str | Path):
+        source = Path(config)
+        config = load(source)
+    if isinstance(config, Loaded):
+        source = source or config.path
+        config = config.settings
+    settings = config if config is not None else default_settings()
+    if not settings.providers:
+        raise ConfigError("providers: the gateway needs at least one provider")
+    return App(settings, Path(data_dir or settings.data_dir or "data"), source=source)

@@ -1,0 +1,60 @@
+"""The command ``bifrost``: one file per command group, imported when it is used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from bifrost.errors import BifrostError
+
+COMMANDS = {
+    "serve": "bifrost.cli.serve:serve",
+    "mock": "bifrost.cli.mock:mock",
+    "config": "bifrost.cli.config:config",
+    "keys": "bifrost.cli.keys:keys",
+    "customers": "bifrost.cli.entities:customers",
+    "teams": "bifrost.cli.entities:teams",
+    "users": "bifrost.cli.entities:users",
+    "usage": "bifrost.cli.usage:usage",
+    "prices": "bifrost.cli.prices:prices",
+    "connect": "bifrost.cli.connect:connect",
+    "doctor": "bifrost.cli.doctor:doctor",
+}
+
+
+class Commands(click.Group):
+    """A group that imports a command's module only when that command is wanted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        where = COMMANDS.get(cmd_name)
+        if where is None:
+            return None
+        module, _, name = where.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="bifrost-gateway")
+def cli() -> None:
+    """Bifrost puts coding agents under governance.
+
+    \b
+    Example:
+      bifrost serve --config bifrost.json
+      bifrost keys create --name alice --budget 75/1M
+    """
+
+
+def main() -> None:
+    """Runs the command line; a failure of ours is one line on standard error and exit code 1."""
+    try:
+        cli()
+    except BifrostError as error:
+        click.echo(f"bifrost: {error}", err=True)
+        sys.exit(1)

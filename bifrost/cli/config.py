@@ -1,0 +1,66 @@
+"""``bifrost config``: check a configuration file, print its schema."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from bifrost.cli.store import json_option, print_json
+from bifrost.config.load import load
+from bifrost.config.schema import json_schema
+from bifrost.errors import ConfigError
+from bifrost.metering.catalogue import Catalogue
+
+
+@click.group("config")
+def config() -> None:
+    """Check a configuration file or print its JSON Schema.
+
+    \b
+    Example:
+      bifrost config check bifrost.json
+    """
+
+
+@config.command("check")
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+def check(file: Path, as_json: bool) -> None:
+    """Say whether a configuration can be used; exit code 1 and every problem if not.
+
+    \b
+    Example:
+      bifrost config check bifrost.json
+    """
+    problems: list[str] = []
+    warnings: tuple[str, ...] = ()
+    try:
+        loaded = load(file)
+        warnings = loaded.warnings
+        prices = loaded.settings.prices.file
+        Catalogue.load(Path(prices) if prices else None)
+    except ConfigError as error:
+        problems = str(error).splitlines()
+    if as_json:
+        print_json({"file": str(file), "ok": not problems, "problems": problems,
+                    "warnings": list(warnings)})  # fmt: skip
+    elif problems:
+        click.echo("\n".join(problems), err=True)
+    else:
+        for warning in warnings:
+            click.echo(f"warning: {warning}", err=True)
+        click.echo(f"{file} can be used.")
+    sys.exit(1 if problems else 0)
+
+
+@config.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of the configuration file.
+
+    \b
+    Example:
+      bifrost config schema > bifrost.schema.json
+    """
+    print_json(json_schema())

@@ -1,0 +1,89 @@
+"""``bifrost connect``: a coding agent's settings for this gateway."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bifrost.errors import ConfigError
+
+PLACEHOLDER = "sk-bf-YOUR-VIRTUAL-KEY"
+
+
+def environment(url: str, key: str) -> dict[str, str]:
+    """The variables Claude Code needs; the last three keep it quiet and attributable."""
+    return {
+        "ANTHROPIC_BASE_URL": f"{url}/anthropic",
+        "ANTHROPIC_AUTH_TOKEN": key,
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "CLAUDE_CODE_ENABLE_GATEWAY_MODEL_DISCOVERY": "1",
+        "CLAUDE_CODE_GATEWAY_HINT_HEADERS": "1",
+    }
+
+
+def snippet(url: str, key: str) -> str:
+    """Claude Code's settings.json as text."""
+    return json.dumps({"env": environment(url, key)}, indent=2)
+
+
+@click.group("connect")
+def connect() -> None:
+    """Print or write a coding agent's settings.
+
+    \b
+    Example:
+      bifrost connect claude --key sk-bf-... --write
+    """
+
+
+@connect.command("claude")
+@click.option("--key", default=PLACEHOLDER, help="The virtual key.")
+@click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="This gateway.")
+@click.option("--write", is_flag=True, help="Merge into the settings file instead of printing.")
+@click.option(
+    "--settings",
+    "path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("~/.claude/settings.json"),
+    show_default=True,
+    help="Claude Code's settings file.",
+)
+def claude(key: str, url: str, write: bool, path: Path) -> None:
+    """Claude Code: the env block of its settings.json.
+
+    \b
+    Example:
+      bifrost connect claude --key sk-bf-... --url https://gateway.example --write
+    """
+    url = url.rstrip("/").removesuffix("/anthropic")
+    if not write:
+        click.echo(snippet(url, key))
+        return
+    if key == PLACEHOLDER:
+        raise ConfigError("Name the virtual key to write with --key sk-bf-...")
+    path = path.expanduser()
+    merged = _merged(path, environment(url, key))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(path.name + ".bifrost-new")
+    descriptor = os.open(fresh, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(json.dumps(merged, indent=2) + "\n")
+    fresh.replace(path)
+    click.echo(f"Wrote {path}; Claude Code uses the gateway from its next start.")
+
+
+def _merged(path: Path, variables: dict[str, str]) -> dict[str, Any]:
+    """The settings already there with the variables set; everything else is kept."""
+    settings: Any = {}
+    if path.exists():
+        try:
+            settings = json.loads(path.read_text())
+        except ValueError as error:
+            raise ConfigError(f"{path} is not valid JSON ({error}); mend it first.") from None
+    if not isinstance(settings, dict) or not isinstance(settings.get("env", {}), dict):
+        raise ConfigError(f"{path} does not hold settings with an env block; mend it first.")
+    return {**settings, "env": {**settings.get("env", {}), **variables}}

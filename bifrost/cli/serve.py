@@ -1,0 +1,148 @@
+"""``bifrost serve``: run the gateway."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+
+from bifrost.config.load import default_providers, default_settings, load
+from bifrost.config.settings import Settings, nano_usd
+from bifrost.governance.declared import Minted
+from bifrost.governance.directory import Directory
+from bifrost.governance.entities import Budget, new_id
+from bifrost.cli.connect import snippet
+from bifrost.supervisor import Supervisor, configure_logs
+
+DEMO_BUDGETS = {"customer": "100", "team": "50", "user": "20", "virtual_key": "10"}
+
+
+@click.command("serve")
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="BIFROST_CONFIG",
+    help="bifrost.json, .toml or .yaml.",
+)
+@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path),
+              envvar="BIFROST_DATA_DIR", help="State directory.  [default: data]")  # fmt: skip
+@click.option("--host", help="Address to bind.  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="TCP port.  [default: 8080]")
+@click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: 1]")
+@click.option("--uds", help="Listen on a Unix socket instead.")
+def serve(
+    config_file: Path | None,
+    data_dir: Path | None,
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    uds: str | None,
+) -> None:
+    """Run the gateway until SIGTERM or Ctrl-C; SIGHUP reads the configuration again.
+
+    \b
+    Example:
+      bifrost serve --config bifrost.json --port 8080 --workers 2
+    """
+    settings = load(config_file).settings if config_file else default_settings()
+    if not settings.providers:
+        settings = msgspec.structs.replace(settings, providers=default_providers())
+    given = {"host": host, "port": port, "workers": workers, "uds": uds}
+    server = msgspec.structs.replace(
+        settings.server, **{name: value for name, value in given.items() if value is not None}
+    )
+    settings = msgspec.structs.replace(settings, server=server)
+    data = data_dir or Path(settings.data_dir or "data")
+    configure_logs(settings)
+    supervisor = Supervisor(settings, data, config_file)
+    sock = supervisor.bind()
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    minted = supervisor.declare()
+    demo = first_start(settings, data)
+    bound = sock.getsockname()
+    url = f"unix:{bound}" if isinstance(bound, str) else f"http://{_reachable(bound[0])}:{bound[1]}"
+    sys.exit(supervisor.run(sock, lambda: announce(url, data, minted, demo)))
+
+
+def _reachable(host: str) -> str:
+    if host in ("0.0.0.0", "::"):
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+class FirstStart(msgspec.Struct):
+    """What is shown only once: the admin token and the demo key."""
+
+    admin_token: str | None = None
+    demo_key: str | None = None
+    has_demo: bool = False
+
+
+def first_start(settings: Settings, data_dir: Path) -> FirstStart:
+    """Makes the admin token, and the demo entities when only the built-in mock is there."""
+    shown = FirstStart()
+    directory = Directory(data_dir)
+    try:
+        token = "bf-admin-" + secrets.token_urlsafe(32)
+        if directory.set_meta("admin_token", directory.digest(token.encode())):
+            shown.admin_token = token
+        if all(provider.type == "mock" for provider in settings.providers.values()):
+            shown.has_demo = True
+            if not directory.all("virtual_key"):
+                shown.demo_key = _demo(directory)
+    finally:
+        directory.close()
+    return shown
+
+
+def _demo(directory: Directory) -> str:
+    """Customer, team, user and key named demo, each with a budget a month."""
+
+    def budget(level: str) -> tuple[Budget, ...]:
+        made = Budget(
+            id=new_id("budget"),
+            max_limit=nano_usd(DEMO_BUDGETS[level]),
+            reset_duration="1M",
+            calendar_aligned=True,
+            created_at=0,
+        )
+        return (made,)
+
+    if directory.find("customer", "demo") is None:
+        directory.create("customer", "demo", budgets=budget("customer"))
+    if directory.find("team", "demo") is None:
+        directory.create("team", "demo", customer="demo", budgets=budget("team"))
+    if directory.find("user", "demo") is None:
+        directory.create("user", "demo", team="demo", budgets=budget("user"))
+    _, secret = directory.create_key("demo", user="demo", budgets=budget("virtual_key"))
+    return secret
+
+
+def announce(url: str, data_dir: Path, minted: list[Minted], shown: FirstStart) -> None:
+    """What a person needs to begin, on standard output."""
+    say = click.echo
+    say(f"Bifrost listens on {url}  (data: {data_dir}, process {os.getpid()})")
+    if shown.admin_token:
+        say(f"\nAdmin token, shown once (the REST API of a later version asks for it):\n  {shown.admin_token}")
+    for key in minted:
+        say(f"\nVirtual key {key.name!r}, shown once:\n  {key.secret}")
+    if shown.demo_key:
+        say(f"\nNo provider is configured: the built-in mock provider answers.\n\nTry it:\n{_curl(url, shown.demo_key)}")
+        say(f"\nClaude Code, in ~/.claude/settings.json:\n{snippet(url, shown.demo_key)}")
+    elif shown.has_demo:
+        say("The demo key was shown at its creation; `bifrost keys rotate demo` makes a new one.")
+    sys.stdout.flush()
+
+
+def _curl(url: str, key: str) -> str:
+    body = '{"model":"claude-haiku-4-5","max_tokens":64,"messages":[{"role":"user","content":"Hello"}]}'
+    return (
+        f"  curl {url}/anthropic/v1/messages \\\n"
+        f"    -H 'authorization: Bearer {key}' -H 'anthropic-version: 2023-06-01' \\\n"
+        f"    -H 'content-type: application/json' \\\n    -d '{body}'"
+    )

@@ -1,0 +1,154 @@
+"""What commands share: the data directory they work on and how they show what they find."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from bifrost._fast.gate import Gate
+from bifrost.config.settings import BudgetSpec, nano_usd
+from bifrost.core import open_gate
+from bifrost.errors import StoreError
+from bifrost.governance.directory import Directory
+from bifrost.governance.entities import Budget, Entity, id_number
+from bifrost.governance.windows import parse_duration
+from bifrost.identify import budget_window
+from bifrost.money import usd
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def data_dir_option(function: F) -> F:
+    """``--data-dir``, with the environment variable BIFROST_DATA_DIR and ./data behind it."""
+    return click.option(
+        "--data-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path("data"),
+        envvar="BIFROST_DATA_DIR",
+        show_default=True,
+        help="Where the gateway keeps its state.",
+    )(function)
+
+
+def json_option(function: F) -> F:
+    """``--json``: data instead of text."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+@contextmanager
+def opened(data_dir: Path, *, create: bool = False) -> Iterator[tuple[Directory, Gate]]:
+    """The directory and the gate of a data directory; raises StoreError when there is none."""
+    if not create and not (data_dir / "config").is_dir():
+        raise StoreError(
+            f"{data_dir} is not a data directory of Bifrost; name one with --data-dir, "
+            "or start `bifrost serve` once to make it."
+        )
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory = Directory(data_dir)
+    try:
+        gate = open_gate(data_dir)
+        try:
+            yield directory, gate
+        finally:
+            gate.close()
+    finally:
+        directory.close()
+
+
+class BudgetType(click.ParamType[BudgetSpec]):
+    """``75/1M``: an amount in USD, a slash, the window."""
+
+    name = "usd/window"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> BudgetSpec:
+        """The parsed budget; fails with what was expected."""
+        if isinstance(value, BudgetSpec):
+            return value
+        amount, slash, duration = str(value).partition("/")
+        try:
+            if not slash:
+                raise ValueError(f"expected AMOUNT/WINDOW such as 75/1M, got {value!r}")
+            nano_usd(amount)
+            parse_duration(duration)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return BudgetSpec(max_limit=amount, reset_duration=duration)
+
+
+BUDGET = BudgetType()
+
+
+def budgets_shown(budgets: Sequence[Budget], gate: Gate) -> list[dict[str, Any]]:
+    """Budgets in the contract's form with what is spent and held in their present windows."""
+    now = time.time_ns()
+    windows = [budget_window(budget, now) for budget in budgets]
+    cells = gate.counters(
+        [(id_number(b.id), start) for b, (start, _) in zip(budgets, windows, strict=True)]
+    )
+    return [
+        {
+            "id": budget.id,
+            "max_limit": usd(budget.max_limit),
+            "reset_duration": budget.reset_duration,
+            "calendar_aligned": budget.calendar_aligned,
+            "time_zone": budget.time_zone,
+            "overdraft": "none",
+            "tight": "refuse",
+            "current_usage": usd(cell[0], places=0) if cell[0] else "0",
+            "reserved": usd(cell[1], places=0) if cell[1] else "0",
+            "resets_at": timestamp(end),
+        }
+        for budget, (_, end), cell in zip(budgets, windows, cells, strict=True)
+    ]
+
+
+def shown(entity: Entity, gate: Gate) -> dict[str, Any]:
+    """An entity as JSON data: the contract's object, without anything secret."""
+    data: dict[str, Any] = msgspec.to_builtins(entity)
+    data.pop("digest", None)
+    data["budgets"] = budgets_shown(entity.budgets, gate)
+    for name in ("created_at", "updated_at", "expires_at"):
+        if data.get(name):
+            data[name] = timestamp(data[name])
+    return data
+
+
+def timestamp(ns: int) -> str:
+    """Nanoseconds since the epoch as an RFC 3339 time in UTC."""
+    return datetime.fromtimestamp(ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def print_json(value: object) -> None:
+    """Data on standard output, indented for people who look."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def table(rows: Sequence[Sequence[str]], header: Sequence[str], *, right: int = 99) -> None:
+    """A plain table; columns from number ``right`` on are aligned to the right."""
+    lines = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    for line in lines:
+        cells = [
+            cell.rjust(width) if i >= right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+def spent(budgets: Sequence[dict[str, Any]]) -> str:
+    """Budgets in one cell of a table: ``$1.25 of $75.00 / 1M``."""
+    return (
+        ", ".join(
+            f"${b['current_usage']} of ${b['max_limit']} / {b['reset_duration']}" for b in budgets
+        )
+        or "no budget"
+    )

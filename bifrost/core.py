@@ -1,0 +1,130 @@
+"""The core: stores, gate and governor of one process over one data directory.
+
+Built by the app and by the embedded ``Gateway``; holds no HTTP and no policy.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from bifrost._fast.gate import Gate, GateError
+from bifrost.config.settings import Network, Provider, Settings
+from bifrost.errors import StoreError
+from bifrost.governance import declared
+from bifrost.governance.admission import Treasury
+from bifrost.governance.directory import Directory
+from bifrost.governor import Governor
+from bifrost.identify import Identifier
+from bifrost.lanes import Lanes
+from bifrost.metering.catalogue import Catalogue
+from bifrost.providers.table import Credential, Host
+from bifrost.routing.targets import Alias, Router
+from bifrost.steward import serve_steward
+from bifrost.upstream.pool import NetworkOptions, Origin, Upstreams
+
+
+def open_gate(data_dir: Path) -> Gate:
+    """The gate of a data directory; raises StoreError with the remedy."""
+    try:
+        return Gate(data_dir / "state")
+    except (GateError, OSError) as error:
+        raise StoreError(f"Cannot open the state store in {data_dir / 'state'}: {error}") from error
+
+
+class Core:
+    """Everything a process needs to govern; ``close`` when done. Open it after any fork."""
+
+    def __init__(self, settings: Settings, data_dir: Path) -> None:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.data_dir = data_dir
+        self.directory = Directory(data_dir)
+        self.gate = open_gate(data_dir)
+        self.upstreams = Upstreams()
+        self.identifier = Identifier(self.directory)
+        self.treasury = Treasury(self.gate)
+        self.generation = 0
+        self._stop = threading.Event()
+        self._steward: threading.Thread | None = None
+        self.governor = Governor(self.identifier, self.treasury, self._configured(settings))
+
+    def configure(self, settings: Settings) -> None:
+        """Swaps in a new configuration; requests under way keep the old one."""
+        self.governor.lanes = self._configured(settings)
+
+    def declare(self, settings: Settings) -> list[declared.Minted]:
+        """Brings the declared customers, teams, users and keys into the directory."""
+        return declared.apply(settings.governance, self.directory)
+
+    def _configured(self, settings: Settings) -> Lanes:
+        override = Path(settings.prices.file) if settings.prices.file else None
+        catalogue = Catalogue.load(override)
+        hosts = {
+            name: self._host(name, provider) for name, provider in settings.providers.items()
+        }
+        aliases = [
+            Alias(pattern, tuple((t.provider, t.model, t.weight) for t in targets))
+            for pattern, targets in settings.models.items()
+        ]
+        kinds = {name: provider.type for name, provider in settings.providers.items()}
+        router = Router(
+            list(hosts),
+            aliases,
+            lambda name, model: catalogue.price(kinds[name], model) is not None,
+        )
+        self.settings = settings
+        self.treasury.help_url = settings.help_url
+        self.generation += 1
+        return Lanes(router, hosts, catalogue, self.generation)
+
+    def _host(self, name: str, provider: Provider) -> tuple[Host, Origin]:
+        credentials = [Credential(key.name, key.value, key.weight) for key in provider.keys]
+        # A mock without an address is started beside the gateway, which then fills the address in.
+        url = provider.network.base_url or ("http://127.0.0.1:9" if provider.type == "mock" else None)
+        host = Host(name, provider.type, url, credentials)
+        return host, self.upstreams.get(host.base_url, network_options(provider.network))
+
+    def origins(self) -> Sequence[Origin]:
+        """The origins the present configuration uses."""
+        return [origin for _, origin in self.governor.lanes.hosts.values()]
+
+    def lag_ns(self, now_ns: int) -> int:
+        """Age of the oldest event the steward has not yet read (the newest always stays there)."""
+        oldest = self.gate.outbox(0, 2)
+        return max(0, now_ns - oldest[0][0]) if len(oldest) == 2 else 0
+
+    def start_steward(self) -> None:
+        """Offers this process as steward of the data directory, in a thread."""
+        self._steward = threading.Thread(
+            target=serve_steward,
+            args=(self.data_dir, self.gate, self.directory, self._stop),
+            kwargs={"access_log": self.settings.server.access_log},
+            name="bifrost-steward",
+            daemon=True,
+        )
+        self._steward.start()
+
+    def close(self) -> None:
+        """Stops the steward, flushes and closes the stores."""
+        self._stop.set()
+        if self._steward is not None:
+            self._steward.join(10)
+        self.gate.close()
+        self.directory.close()
+
+
+def network_options(network: Network) -> NetworkOptions:
+    """The upstream room's options from the configuration's."""
+    return NetworkOptions(
+        timeout_s=network.timeout_s,
+        connect_timeout_s=network.connect_timeout_s,
+        idle_timeout_s=network.idle_timeout_s,
+        max_retries=network.max_retries,
+        max_connections=network.max_connections,
+        max_idle=network.max_idle,
+        keepalive_s=network.keepalive_s,
+        proxy=network.proxy,
+        ca_file=network.ca_file,
+        verify=network.verify,
+    )

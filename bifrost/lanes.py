@@ -1,0 +1,108 @@
+"""Lanes: for one grant and one model name, everything that does not change between requests.
+
+Route, allowlist, price and the constant parts of events and headers are decided once and cached in
+the grant; a policy change drops the grant, a configuration change drops the lanes.
+"""
+
+from __future__ import annotations
+
+import random
+
+from bifrost.audit import events
+from bifrost.errors import ModelUnpriced, Refusal
+from bifrost.governance.admission import check_model
+from bifrost.identify import Grant
+from bifrost.metering.catalogue import Catalogue
+from bifrost.metering.prices import Price
+from bifrost.providers.table import Host
+from bifrost.routing.targets import Router, Target
+from bifrost.upstream.pool import Origin
+
+LANES_PER_GRANT = 512
+
+
+class Lane:
+    """One way from a key to a model: where it goes, what it costs, how it is labelled."""
+
+    __slots__ = ("host", "origin", "model", "renamed", "price", "note", "headers", "weight")
+
+    def __init__(
+        self, grant: Grant, asked: str, target: Target, host: Host, origin: Origin, price: Price
+    ) -> None:
+        self.host = host
+        self.origin = origin
+        self.model = target.model
+        self.renamed = target.model if target.model != asked else None
+        self.price = price
+        self.weight = target.weight
+        who = grant.who
+        note = events.ModelAccess(
+            at=0, request="#", key=who.key, user=who.user, team=who.team, customer=who.customer,
+            asked=asked, model=target.model, provider=host.name, outcome="unsettled",
+        )  # fmt: skip
+        self.note = events.encode(note).split(b'"#"', 1)
+        self.headers = [
+            (b"x-bf-provider", host.name.encode("latin-1", "replace")),
+            (b"x-bf-model", target.model.encode("latin-1", "replace")),
+        ]
+
+    def described(self, request_id: str) -> bytes:
+        """The note kept with a reservation: an event in waiting, with this request's id."""
+        return b'%b"%b"%b' % (self.note[0], request_id.encode(), self.note[1])
+
+
+class Lanes:
+    """Finds the lane of a request; replaced as a whole when the configuration changes."""
+
+    def __init__(
+        self,
+        router: Router,
+        hosts: dict[str, tuple[Host, Origin]],
+        catalogue: Catalogue,
+        generation: int,
+    ) -> None:
+        self.router = router
+        self.hosts = hosts
+        self.catalogue = catalogue
+        self.generation = generation
+
+    def find(self, grant: Grant, asked: str) -> Lane:
+        """The lane for a model name; raises ModelNotFound, ProviderBlocked, ModelBlocked, -Unpriced."""
+        if grant.generation != self.generation:
+            grant.lanes.clear()
+            grant.generation = self.generation
+        lanes = grant.lanes.get(asked)
+        if lanes is None:
+            lanes = self._open(grant, asked)
+            if len(grant.lanes) >= LANES_PER_GRANT:
+                grant.lanes.clear()
+            grant.lanes[asked] = lanes
+        if len(lanes) == 1:
+            first: Lane = lanes[0]
+            return first
+        chosen: Lane = random.choices(lanes, [lane.weight for lane in lanes])[0]
+        return chosen
+
+    def _open(self, grant: Grant, asked: str) -> list[Lane]:
+        lanes: list[Lane] = []
+        refusal: Refusal | None = None
+        for target in self.router.targets(asked):
+            host, origin = self.hosts[target.provider]
+            name = asked.removeprefix(f"{target.provider}/")
+            blocked = check_model(grant.key, target.provider, name, target.model)
+            if blocked is not None:
+                refusal = refusal or blocked
+                continue
+            price = self.catalogue.price(host.kind, target.model)
+            if price is None:
+                refusal = refusal or ModelUnpriced(
+                    f"Model {target.model!r} of provider {target.provider!r} has no price, so its "
+                    "spending cannot be controlled; ask your platform team to add one to the "
+                    "price file."
+                )
+                continue
+            lanes.append(Lane(grant, asked, target, host, origin, price))
+        if not lanes:
+            assert refusal is not None
+            raise refusal
+        return lanes

@@ -1,0 +1,248 @@
+"""The order of the rooms: admit, translate, upstream, tap, meter, settle. No policy here.
+
+Bytes of the answer flow back as they come; whatever happens, a call that was admitted is settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import zlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from bifrost._fast import client, wire
+from bifrost.call import Call
+from bifrost.errors import UpstreamError, UpstreamUnavailable
+from bifrost.governor import Governor
+from bifrost.metering.usage import Usage, from_message, from_stream
+from bifrost.money import usd
+from bifrost.translate import anthropic_anthropic
+from bifrost.watch import Watch
+
+log = logging.getLogger("bifrost.pipeline")
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+MAX_ANSWER = 64 << 20  # bytes of a JSON answer held in memory
+PING = b'event: ping\ndata: {"type": "ping"}\n\n'
+MESSAGES, COUNT = b"/v1/messages", b"/v1/messages/count_tokens"
+
+
+class Pipeline:
+    """Carries calls of the Anthropic dialect to their provider and back."""
+
+    def __init__(
+        self,
+        governor: Governor,
+        watch: Watch,
+        broken_event: Callable[[str, str], bytes],
+        *,
+        debug_headers: bool = False,
+    ) -> None:
+        """``broken_event(message, request id)`` renders a door's error event for a cut stream."""
+        self.governor = governor
+        self.watch = watch
+        self.broken_event = broken_event
+        self.debug_headers = debug_headers
+
+    async def messages(self, call: Call, send: Send, query: bytes) -> None:
+        """Serves one Messages request; raises Refusal only before the first byte of an answer."""
+        self.governor.admit(call)
+        self.watch.enter(call)
+        try:
+            await self._forward(call, MESSAGES + query)
+            if _is_stream(call):
+                await self._stream(call, send)
+            else:
+                await self._whole(call, send)
+        except asyncio.CancelledError:
+            if not call.gone:
+                raise
+            _uncancel()
+        except UpstreamError as error:
+            if call.streaming:
+                await self._broken_stream(call, send, error)
+                return
+            call.broke = True
+            call.status = UpstreamUnavailable.status
+            raise UpstreamUnavailable(f"{error} Try again shortly.") from error
+        finally:
+            self.watch.leave(call)
+            if call.exchange is not None:
+                call.exchange.cancel()
+            if not call.settled:
+                self._settle_cut(call)
+
+    async def count_tokens(self, call: Call, send: Send, query: bytes) -> None:
+        """Serves a token count: a key and an allowed model are needed, no money moves."""
+        grant = self.governor.identify(call)
+        call.lane = self.governor.lanes.find(grant, call.scan.model or "")
+        self.watch.enter(call)
+        try:
+            await self._forward(call, COUNT + query)
+            await self._answer(call, send, await call.exchange.read_all(MAX_ANSWER), [])
+        except asyncio.CancelledError:
+            if not call.gone:
+                raise
+            _uncancel()
+        except UpstreamError as error:
+            raise UpstreamUnavailable(f"{error} Try again shortly.") from error
+        finally:
+            self.watch.leave(call)
+            if call.exchange is not None:
+                call.exchange.cancel()
+
+    async def _forward(self, call: Call, target: bytes) -> None:
+        """Sends the request upstream and waits for the head of the answer."""
+        lane = call.lane
+        body = anthropic_anthropic.request(call.body, call.scan, lane.renamed)
+        origin = lane.origin
+        call.key_index = lane.host.pick()
+        head = lane.host.head(
+            b"POST", origin.path_prefix + target, origin.host_header, call.key_index,
+            call.head.forward, len(body),
+        )  # fmt: skip
+        call.sent_upstream = True
+        try:
+            call.exchange = await origin.send([head, body])
+        except UpstreamError as error:
+            call.sent_upstream = error.sent
+            raise
+        call.first_byte = call.last_byte = time.monotonic_ns()
+        call.status = call.exchange.status
+        for name, value in call.exchange.headers:
+            if name == b"request-id":
+                call.upstream_request = value.decode("latin-1")
+
+    # -- JSON answers ----------------------------------------------------------------------
+
+    async def _whole(self, call: Call, send: Send) -> None:
+        """A JSON answer: read whole, metered, settled, then sent in one piece."""
+        body = await call.exchange.read_all(MAX_ANSWER)
+        extra: Headers = []
+        if call.status == 200:
+            cost = self.governor.settle(call, _usage_of(call, body), "ok")
+            extra.append((b"x-bf-cost-usd", usd(cost).encode()))
+        else:
+            self.governor.settle(call, None, "error")
+        await self._answer(call, send, body, extra)
+
+    async def _answer(self, call: Call, send: Send, body: bytes, extra: Headers) -> None:
+        headers = self._headers(call, extra)
+        await send({"type": "http.response.start", "status": call.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _headers(self, call: Call, extra: Headers) -> Headers:
+        headers = wire.response_head(call.exchange.headers)
+        headers.append((b"x-request-id", call.request_id.encode()))
+        headers += call.lane.headers
+        ticket = call.ticket
+        if ticket is not None and ticket.remaining >= 0:
+            resets = time.gmtime(ticket.resets_ns // 1_000_000_000)
+            headers += [
+                (b"x-bf-budget-remaining-usd", usd(ticket.remaining).encode()),
+                (b"x-bf-budget-reset", time.strftime("%Y-%m-%dT%H:%M:%SZ", resets).encode()),
+            ]
+        if self.debug_headers:
+            spent = time.monotonic_ns() - call.began - (call.first_byte - call.began)
+            headers.append((b"x-bf-overhead-us", b"%d" % (spent // 1000)))
+        return headers + extra
+
+    # -- streams ---------------------------------------------------------------------------
+
+    async def _stream(self, call: Call, send: Send) -> None:
+        """An SSE answer: each piece goes on as it comes; settled with the message's last event."""
+        call.tap = tap = wire.Tap()
+        headers = [item for item in self._headers(call, []) if item[0] != b"content-length"]
+        await send({"type": "http.response.start", "status": call.status, "headers": headers})
+        call.streaming = True
+        exchange = call.exchange
+        while chunk := await exchange.read():
+            call.last_byte = time.monotonic_ns()
+            if chunk is client.WAKE:
+                if tap.boundary:
+                    await _piece(send, PING)
+                continue
+            tap.feed(chunk)
+            if tap.stopped and not call.settled:
+                self._settle_stream(call, "ok")
+            await _piece(send, chunk)
+        tap.finish()
+        if not call.settled:
+            self._settle_stream(call, "ok" if tap.stopped else "broken")
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _broken_stream(self, call: Call, send: Send, error: UpstreamError) -> None:
+        """The provider broke off: the dialect's error event, so that the client asks again once."""
+        call.broke = True
+        log.warning("stream broken", extra={"request": call.request_id, "error": str(error)})
+        lead = b"" if call.tap.boundary else b"\n\n"
+        try:
+            await _piece(send, lead + self.broken_event(f"{error} Try again.", call.request_id))
+            await send({"type": "http.response.body", "body": b""})
+        except OSError:
+            call.gone = True
+
+    def _settle_stream(self, call: Call, outcome: str) -> None:
+        tap = call.tap
+        usage = from_stream(
+            tap.start,
+            tap.delta,
+            output_bytes=tap.output_bytes,
+            stopped=tap.stopped,
+            input_estimate=_input_estimate(call),
+        )
+        self.governor.settle(call, usage, outcome)
+
+    def _settle_cut(self, call: Call) -> None:
+        """Closes a call that did not come to its end: billed for what flowed, or for nothing."""
+        outcome = "broken" if call.broke else "cut"
+        if call.tap is not None:
+            call.tap.finish()
+            self._settle_stream(call, outcome)
+        elif call.sent_upstream and call.status in (0, 200):
+            estimate = Usage(in_fresh=_input_estimate(call), source="estimated")
+            self.governor.settle(call, estimate, outcome)
+        else:
+            self.governor.settle(call, None, "error")
+
+
+async def _piece(send: Send, chunk: bytes) -> None:
+    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+
+def _uncancel() -> None:
+    """The watch cancelled this task because the client left; nobody else did."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
+
+
+def _input_estimate(call: Call) -> int:
+    """Tokens of the input when the provider has not told: bytes / 3.6, rounded up."""
+    return (len(call.body) * 10 + 35) // 36
+
+
+def _is_stream(call: Call) -> bool:
+    for name, value in call.exchange.headers:
+        if name == b"content-type":
+            return bool(value.startswith(b"text/event-stream")) and call.status == 200
+    return False
+
+
+def _usage_of(call: Call, body: bytes) -> Usage:
+    """The usage of a JSON answer; estimated from its size if the provider reported none."""
+    for name, value in call.exchange.headers:
+        if name == b"content-encoding" and value.lower() in (b"gzip", b"deflate", b"x-gzip"):
+            try:
+                body = zlib.decompress(body, zlib.MAX_WBITS | 32)
+            except zlib.error:
+                body = b""
+    raw = wire.top_level(body, "usage")
+    if raw is None:
+        output = (len(body) * 10 + 35) // 36
+        return Usage(in_fresh=_input_estimate(call), out_text=output, source="estimated")
+    return from_message(raw, None)
+

@@ -1,0 +1,76 @@
+"""The table of hosts: where a provider lives and how a request is addressed and signed for it."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+
+from bifrost.errors import ConfigError
+
+BASE_URLS = {"anthropic": "https://api.anthropic.com"}
+
+
+class Credential(msgspec.Struct, frozen=True):
+    """A provider key: its name in reports, its secret and its share of the traffic."""
+
+    name: str
+    value: str
+    weight: float = 1.0
+
+    def __repr__(self) -> str:
+        return f"Credential({self.name!r})"
+
+
+class Host:
+    """One configured provider of the Anthropic dialect, ready to have requests addressed to it."""
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        base_url: str | None,
+        credentials: list[Credential],
+    ) -> None:
+        url = base_url or BASE_URLS.get(kind)
+        if url is None:
+            raise ConfigError(f"providers.{name}.network.base_url: needed for type {kind!r}")
+        self.name = name
+        self.kind = kind
+        self.base_url = url
+        self._names = [credential.name for credential in credentials] or [""]
+        self._weights = [credential.weight for credential in credentials]
+        self._signed = [_signed(credential.value) for credential in credentials] or [
+            b"x-api-key: mock\r\n"
+        ]
+
+    def pick(self) -> int:
+        """The index of a provider key, by weight."""
+        if len(self._signed) == 1:
+            return 0
+        return random.choices(range(len(self._signed)), self._weights)[0]
+
+    def key_name(self, index: int) -> str:
+        """The configured name of a provider key."""
+        return self._names[index]
+
+    def head(
+        self, method: bytes, target: bytes, host: bytes, key: int, forward: bytes, length: int
+    ) -> bytes:
+        """The request head for the wire; ``forward`` are the client's own lines, already filtered."""
+        size = b"content-length: %d\r\n" % length if length or method == b"POST" else b""
+        return b"%b %b HTTP/1.1\r\nhost: %b\r\n%baccept-encoding: identity\r\n%b%b\r\n" % (
+            method,
+            target,
+            host,
+            self._signed[key],
+            forward,
+            size,
+        )
+
+
+def _signed(secret: str) -> bytes:
+    """Anthropic accepts x-api-key for API keys; OAuth tokens (sk-ant-oat...) only as Bearer."""
+    if secret.startswith("sk-ant-oat"):
+        return b"authorization: Bearer %b\r\n" % secret.encode("latin-1")
+    return b"x-api-key: %b\r\n" % secret.encode("latin-1")

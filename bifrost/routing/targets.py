@@ -1,0 +1,68 @@
+"""Where a model name leads: an alias, ``provider/model`` or a plain name becomes targets.
+
+Pure: no I/O, no prices, no keys. The order of the answer is the order to try.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from bifrost.errors import ModelNotFound
+from bifrost.patterns import matches, specificity
+
+
+class Target(msgspec.Struct, frozen=True):
+    """One place a request can go: provider name, the model's name there, relative weight."""
+
+    provider: str
+    model: str
+    weight: float = 1.0
+
+
+class Alias(msgspec.Struct, frozen=True):
+    """A configured name or glob and where it leads; a target without model keeps the name."""
+
+    pattern: str
+    targets: tuple[tuple[str, str | None, float], ...]
+
+
+class Router:
+    """Compiled from the configuration; replaced as a whole when that changes."""
+
+    def __init__(
+        self,
+        providers: list[str],
+        aliases: list[Alias],
+        serves: Callable[[str, str], bool],
+    ) -> None:
+        """``serves(provider, model)`` tells whether a provider is known to have a model."""
+        self._providers = providers
+        self._exact = {alias.pattern: alias for alias in aliases}
+        self._globs = sorted(
+            (alias for alias in aliases if "*" in alias.pattern or "?" in alias.pattern),
+            key=lambda alias: specificity(alias.pattern),
+            reverse=True,
+        )
+        self._serves = serves
+
+    def targets(self, model: str) -> list[Target]:
+        """The targets of a model name, best first; raises ModelNotFound when there are none."""
+        alias = self._exact.get(model) or next(
+            (glob for glob in self._globs if matches(model, glob.pattern)), None
+        )
+        if alias is not None:
+            return [Target(name, to or model, weight) for name, to, weight in alias.targets]
+        provider, slash, rest = model.partition("/")
+        if slash and provider in self._providers:
+            return [Target(provider, rest)]
+        known = [Target(name, model) for name in self._providers if self._serves(name, model)]
+        if known:
+            return known
+        if slash or not self._providers:
+            served = ", ".join(self._providers) or "none is configured"
+            raise ModelNotFound(
+                f"No provider of this gateway serves model {model!r} (providers: {served})."
+            )
+        return [Target(name, model) for name in self._providers]

@@ -1,0 +1,314 @@
+"""``bifrost serve``: a supervisor, its workers, one steward and, when asked for, a mock provider.
+
+The supervisor binds the socket, forks the others, replaces the dead and passes signals on. It holds
+no store open, so that nothing is shared over a fork but the socket.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from bifrost import logs
+from bifrost.app import App, needs_mock, with_mock_url
+from bifrost.config.load import load
+from bifrost.config.settings import Settings
+from bifrost.core import open_gate
+from bifrost.errors import BifrostError, ConfigError
+from bifrost.governance import declared
+from bifrost.governance.directory import Directory
+from bifrost.steward import serve_steward
+
+log = logging.getLogger("bifrost.supervisor")
+PR_SET_PDEATHSIG = 1
+POLL_S = 0.2
+YOUNG_S = 2.0  # a child that lived shorter than this is restarted with a pause
+GRACE_S = 5.0  # beyond the streams' own time, before a child is killed
+
+
+class Child:
+    """A forked process: how to start it again and since when it runs."""
+
+    def __init__(self, name: str, body: Callable[[], None]) -> None:
+        self.name = name
+        self.body = body
+        self.pid = 0
+        self.since = 0.0
+        self.not_before = 0.0
+
+    def start(self) -> None:
+        """Forks; the child runs its body and exits, it never returns."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        parent = os.getpid()
+        self.pid = os.fork()
+        self.since = time.monotonic()
+        if self.pid == 0:
+            self._run(parent)
+
+    def _run(self, parent: int) -> NoReturn:
+        code = 1
+        try:
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() == parent:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                signal.signal(signal.SIGHUP, signal.SIG_IGN)
+                self.body()
+                code = 0
+        except KeyboardInterrupt:
+            code = 0
+        except BifrostError as error:
+            log.error("%s cannot run: %s", self.name, error)
+        except BaseException:
+            log.exception("%s failed", self.name)
+        finally:
+            logging.shutdown()
+            os._exit(code)
+
+
+class Supervisor:
+    """Runs the gateway of one data directory until it is told to stop."""
+
+    def __init__(self, settings: Settings, data_dir: Path, source: Path | None) -> None:
+        self.settings = settings
+        self.data_dir = data_dir
+        self.source = source
+        self.children: list[Child] = []
+        self.mock_url: str | None = None
+        self._signals: list[int] = []
+        self._stamp = self._file_stamp()
+
+    def bind(self) -> socket.socket:
+        """The listening socket; raises ConfigError with the remedy when the address is taken."""
+        server = self.settings.server
+        try:
+            if server.uds:
+                path = Path(server.uds)
+                if path.is_socket():
+                    path.unlink()
+                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                sock.bind(server.uds)
+            else:
+                found = socket.getaddrinfo(
+                    server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+                )[0]
+                sock = socket.socket(found[0], socket.SOCK_STREAM)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind(found[4])
+        except OSError as error:
+            where = server.uds or f"{server.host}:{server.port}"
+            raise ConfigError(
+                f"Cannot listen on {where}: {error.strerror or error}; choose another with --port."
+            ) from error
+        sock.listen(2048)
+        sock.set_inheritable(True)
+        return sock
+
+    def declare(self) -> list[declared.Minted]:
+        """Brings the configured entities into the directory."""
+        directory = Directory(self.data_dir)
+        try:
+            return declared.apply(self.settings.governance, directory)
+        finally:
+            directory.close()
+
+    def start_mock(self) -> None:
+        """Starts the built-in mock provider and learns its address."""
+        reader, writer = os.pipe()
+        child = Child("mock provider", lambda: _mock(writer, 0))
+        child.start()
+        os.close(writer)
+        ready, _, _ = select.select([reader], [], [], 20)
+        port = os.read(reader, 16) if ready else b""
+        os.close(reader)
+        if not port:
+            raise ConfigError("The built-in mock provider did not start; see the log above.")
+        self.mock_url = f"http://127.0.0.1:{int(port)}"
+        child.body = lambda: _mock(-1, int(port))
+        self.children.append(child)
+        self.settings = self._complete(self.settings)
+
+    def _complete(self, settings: Settings) -> Settings:
+        return with_mock_url(settings, self.mock_url) if self.mock_url else settings
+
+    def run(self, sock: socket.socket, ready: Callable[[], None]) -> int:
+        """Serves on ``sock`` until SIGTERM or SIGINT; ``ready`` is called once all is started."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda caught, _: self._signals.append(caught))
+        if needs_mock(self.settings):
+            self.start_mock()
+        steward = Child("steward", self._steward)
+        workers = [
+            Child(f"worker {n + 1}", lambda: self._worker(sock))
+            for n in range(self.settings.server.workers)
+        ]
+        for child in (steward, *workers):
+            child.start()
+            self.children.append(child)
+        ready()
+        while not self._stopping():
+            self._reap()
+            if signal.SIGHUP in self._signals or self._file_stamp() != self._stamp:
+                self._reload()
+            time.sleep(POLL_S)
+        return self._stop()
+
+    def _stopping(self) -> bool:
+        return signal.SIGTERM in self._signals or signal.SIGINT in self._signals
+
+    def _reap(self) -> None:
+        """Replaces children that died; one that dies young is given a pause first."""
+        for child in self.children:
+            if child.pid:
+                pid, status = os.waitpid(child.pid, os.WNOHANG)
+                if pid == 0:
+                    continue
+                lived = time.monotonic() - child.since
+                code = os.waitstatus_to_exitcode(status)
+                log.error("%s ended and is replaced", child.name, extra={"code": code})
+                child.pid = 0
+                child.not_before = time.monotonic() + (1.0 if lived < YOUNG_S else 0.0)
+            if time.monotonic() >= child.not_before:
+                child.start()
+
+    def _file_stamp(self) -> tuple[int, int] | None:
+        try:
+            found = self.source.stat() if self.source else None
+        except OSError:
+            return None
+        return (found.st_mtime_ns, found.st_ino) if found else None
+
+    def _reload(self) -> None:
+        """Declares the new file's entities; the workers read the rest of it by themselves."""
+        self._signals = [number for number in self._signals if number != signal.SIGHUP]
+        self._stamp = self._file_stamp()
+        if self.source is None:
+            return
+        try:
+            server = self.settings.server
+            loaded = load(self.source).settings
+            self.settings = self._complete(msgspec.structs.replace(loaded, server=server))
+            for minted in self.declare():
+                print(f"Virtual key {minted.name!r} created; shown once: {minted.secret}", flush=True)
+        except (BifrostError, OSError) as error:
+            log.error("the new configuration is not used", extra={"error": str(error)})
+            return
+        for child in self.children:
+            if child.name.startswith("worker") and child.pid:
+                os.kill(child.pid, signal.SIGHUP)
+
+    def _stop(self) -> int:
+        """Lets workers finish, then the steward drain; kills what does not end in time."""
+        patience = self.settings.server.shutdown_timeout_s + GRACE_S
+        workers = [child for child in self.children if child.name.startswith("worker")]
+        others = [child for child in self.children if child not in workers]
+        for group in (workers, others):
+            for child in group:
+                if child.pid:
+                    os.kill(child.pid, signal.SIGTERM)
+            deadline = time.monotonic() + patience
+            for child in group:
+                self._await(child, deadline)
+        if self.settings.server.uds:
+            Path(self.settings.server.uds).unlink(missing_ok=True)
+        return 0
+
+    @staticmethod
+    def _await(child: Child, deadline: float) -> None:
+        while child.pid:
+            pid, _ = os.waitpid(child.pid, os.WNOHANG)
+            if pid:
+                child.pid = 0
+            elif time.monotonic() >= deadline:
+                log.error("%s did not stop in time and is killed", child.name)
+                os.kill(child.pid, signal.SIGKILL)
+                os.waitpid(child.pid, 0)
+                child.pid = 0
+            else:
+                time.sleep(0.02)
+
+    # -- what the children do --------------------------------------------------------------
+
+    def _steward(self) -> None:
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        directory = Directory(self.data_dir)
+        gate = open_gate(self.data_dir)
+        try:
+            access = self.settings.server.access_log
+            serve_steward(self.data_dir, gate, directory, stop, access_log=access)
+        finally:
+            gate.close()
+            directory.close()
+
+    def _worker(self, sock: socket.socket) -> None:
+        import uvicorn
+
+        app = App(
+            self.settings,
+            self.data_dir,
+            source=self.source,
+            steward=False,
+            prepare=self._complete,
+        )
+        config = uvicorn.Config(
+            app,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=int(self.settings.server.shutdown_timeout_s),
+        )
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
+        uvicorn.Server(config).run(sockets=[sock])
+
+
+def _mock(writer: int, port: int) -> None:
+    """The mock provider's process: tells its port through ``writer`` once, then serves."""
+    import asyncio
+
+    import uvloop
+
+    from bifrost.mock.options import MockOptions
+    from bifrost.mock.server import start
+
+    async def main() -> None:
+        server = await start(MockOptions(port=port))
+        if writer >= 0:
+            os.write(writer, str(server.port).encode())
+            os.close(writer)
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await stop.wait()
+        await server.close()
+
+    uvloop.run(main())
+
+
+def configure_logs(settings: Settings) -> None:
+    """Structured logs for the supervisor and everything it forks."""
+    logs.configure(settings.server.log_level)

@@ -1,0 +1,79 @@
+"""The watch: notices clients that leave while a provider works, and providers that fall silent.
+
+One coarse timer per process instead of one task per request: a call that is answered within a tick
+is never watched at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+from bifrost.call import Call
+
+TICK_S = 0.025
+SLOW_TICK_S = 1.0
+
+
+class Watch:
+    """Watches the calls under way on one event loop."""
+
+    def __init__(self, ping_interval_s: float = 20.0) -> None:
+        self.ping_interval_ns = int(ping_interval_s * 1e9)
+        self._fresh: dict[Call, asyncio.Task[None]] = {}
+        self._watched: dict[Call, asyncio.Task[None]] = {}
+        self._fast: asyncio.TimerHandle | None = None
+        self._slow: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._fresh) + len(self._watched)
+
+    def enter(self, call: Call) -> None:
+        """Begins to watch the call that the running task serves."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._fresh[call] = task
+        if self._fast is None:
+            self._fast = task.get_loop().call_later(TICK_S, self._tick)
+
+    def leave(self, call: Call) -> None:
+        """Ends it; to be called exactly once per ``enter``."""
+        if self._fresh.pop(call, None) is None:
+            self._watched.pop(call, None)
+            if call.watcher is not None:
+                call.watcher.cancel()
+                call.watcher = None
+
+    def _tick(self) -> None:
+        self._fast = None
+        loop = asyncio.get_running_loop()
+        ripe = time.monotonic_ns() - int(TICK_S * 0.8e9)
+        for call in [call for call in self._fresh if call.began <= ripe]:
+            task = self._watched[call] = self._fresh.pop(call)
+            call.watcher = loop.create_task(self._until_gone(call, task))
+        if self._fresh:
+            self._fast = loop.call_later(TICK_S, self._tick)
+        if self._watched and self._slow is None:
+            pause = min(SLOW_TICK_S, self.ping_interval_ns / 4e9)
+            self._slow = loop.call_later(pause, self._ping)
+
+    async def _until_gone(self, call: Call, task: asyncio.Task[None]) -> None:
+        with contextlib.suppress(OSError):
+            while (await call.receive())["type"] != "http.disconnect":
+                pass
+        call.watcher = None
+        if call in self._watched:
+            call.gone = True
+            task.cancel()
+
+    def _ping(self) -> None:
+        self._slow = None
+        if not self._watched:
+            return
+        silent = time.monotonic_ns() - self.ping_interval_ns
+        for call in self._watched:
+            if call.streaming and call.last_byte and call.last_byte <= silent:
+                call.exchange.wake()
+        pause = min(SLOW_TICK_S, self.ping_interval_ns / 4e9)
+        self._slow = asyncio.get_running_loop().call_later(pause, self._ping)
