@@ -1,0 +1,1 @@
+"""Compiled leaves: byte-level work and the money gate. They import nothing of bifrost."""

@@ -1,0 +1,249 @@
+"""What a well-formed configuration must also obey: references, names, budgets, addresses."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Mapping
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, available_timezones
+
+from bifrost.config.findings import Findings, inside, meant
+from bifrost.config.settings import (
+    DURATION,
+    BudgetSpec,
+    Governance,
+    Governed,
+    Network,
+    Provider,
+    Settings,
+    Target,
+    TeamSpec,
+    UserSpec,
+    VirtualKeySpec,
+    instant_ns,
+)
+
+# Made by the gateway itself when the file names no provider.
+BUILT_IN_PROVIDERS = ("anthropic", "mock")
+_VISIBLE = re.compile(r"[!-~]+")
+_PROVIDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MODEL = re.compile(r"[A-Za-z0-9._:/@+~=-]+")
+_PATTERN = re.compile(r"[A-Za-z0-9._:/@+~=*?-]+")
+_VIRTUAL_KEY = re.compile(r"sk-bf-[A-Za-z0-9_-]{32,}")
+_LOCAL = ("localhost", "127.", "::1")
+
+
+def check(settings: Settings, findings: Findings) -> None:
+    """Report every rule the settings break; empty texts are places reported already."""
+    for name, provider in settings.providers.items():
+        _provider(name, provider, findings)
+    known = tuple(settings.providers) or BUILT_IN_PROVIDERS
+    for pattern, targets in settings.models.items():
+        _route(pattern, targets, known, findings)
+    _governance(settings.governance, known, findings)
+    if settings.help_url and not _address(settings.help_url, query=True):
+        findings.add("help_url", "expected an http or https address")
+
+
+def _provider(name: str, provider: Provider, findings: Findings) -> None:
+    place = inside("providers", name)
+    if not _PROVIDER.fullmatch(name):
+        findings.add(place, "expected a name of letters, digits and . _ - only")
+    keys = inside(place, "keys")
+    if provider.type == "anthropic" and not provider.keys and keys not in findings.places:
+        findings.add(keys, "an anthropic provider needs at least one key")
+    if provider.keys and not any(key.weight for key in provider.keys):
+        findings.add(keys, "at least one weight must be above 0")
+    _names(keys, provider.keys, findings)
+    for index, key in enumerate(provider.keys):
+        if key.value and not _VISIBLE.fullmatch(key.value):
+            findings.add(
+                f"{keys}[{index}].value",
+                "holds a space, a control character or a character beyond ASCII, which no header"
+                " can carry",
+            )
+    _network(inside(place, "network"), provider.network, bool(provider.keys), findings)
+
+
+def _network(place: str, network: Network, keys: bool, findings: Findings) -> None:
+    if network.base_url and not _address(network.base_url):
+        findings.add(
+            inside(place, "base_url"),
+            "expected an http or https address without user, password, query or fragment",
+        )
+    elif network.base_url and keys and network.base_url.lower().startswith("http:"):
+        host = urlsplit(network.base_url).hostname or ""
+        if not host.startswith(_LOCAL):
+            findings.warn(inside(place, "base_url"), "http sends the provider's keys in the clear")
+    if network.proxy and not _address(network.proxy, user=True):
+        findings.add(
+            inside(place, "proxy"), "expected an http or https address, such as 'http://host:3128'"
+        )
+    if not network.verify:
+        findings.warn(inside(place, "verify"), "the provider's certificate is not checked")
+
+
+def _address(url: str, *, user: bool = False, query: bool = False) -> bool:
+    if not _VISIBLE.fullmatch(url):
+        return False
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return sound and (user or "@" not in parts.netloc) and (query or not set("?#") & set(url))
+
+
+def _route(
+    pattern: str, targets: tuple[Target, ...], known: tuple[str, ...], findings: Findings
+) -> None:
+    place = inside("models", pattern)
+    if not _PATTERN.fullmatch(pattern):
+        findings.add(place, "expected a model name or a pattern with only * and ? as wildcards")
+    if not targets and place not in findings.places:
+        findings.add(place, "needs at least one target")
+    if targets and not any(target.weight for target in targets):
+        findings.add(place, "at least one weight must be above 0")
+    for index, target in enumerate(targets):
+        here = inside(place, index)
+        _refers(inside(here, "provider"), target.provider, "provider", known, findings)
+        if target.model and not _MODEL.fullmatch(target.model):
+            shown = findings.shown(inside(here, "model"), target.model)
+            findings.add(
+                inside(here, "model"), f"expected the name of one model, no pattern, got {shown}"
+            )
+
+
+def _governance(governance: Governance, known: tuple[str, ...], findings: Findings) -> None:
+    groups: dict[str, tuple[Governed, ...]] = {
+        "customers": governance.customers,
+        "teams": governance.teams,
+        "users": governance.users,
+        "virtual_keys": governance.virtual_keys,
+    }
+    for group, specs in groups.items():
+        place = f"governance.{group}"
+        _names(place, specs, findings)
+        for index, spec in enumerate(specs):
+            _budgets(f"{place}[{index}].budgets", spec.budgets, findings)
+    teams = {team.name: team for team in governance.teams}
+    options = {
+        "customer": [customer.name for customer in governance.customers],
+        "team": list(teams),
+        "user": [user.name for user in governance.users],
+    }
+    for group, specs in groups.items():
+        for index, spec in enumerate(specs):
+            for kind in ("user", "team", "customer"):
+                place = f"governance.{group}[{index}].{kind}"
+                _refers(place, getattr(spec, kind, None), kind, options[kind], findings)
+    for index, user in enumerate(governance.users):
+        _membership(f"governance.users[{index}]", user, teams, findings)
+    values: dict[str, str] = {}
+    for index, key in enumerate(governance.virtual_keys):
+        place = f"governance.virtual_keys[{index}]"
+        _virtual_key(place, key, known, findings)
+        if key.value and values.setdefault(key.value, place) != place:
+            findings.add(f"{place}.value", f"the same value as {values[key.value]}")
+
+
+def _names(place: str, specs: Iterable[object], findings: Findings) -> None:
+    """Names are unique in their list."""
+    seen: dict[str, str] = {}
+    for index, spec in enumerate(specs):
+        name, here = getattr(spec, "name", ""), f"{place}[{index}]"
+        if name != name.strip():
+            findings.add(f"{here}.name", "expected no space at either end")
+        elif name and seen.setdefault(name, here) != here:
+            shown = findings.shown(f"{here}.name", name)
+            findings.add(f"{here}.name", f"{shown} is already the name of {seen[name]}")
+
+
+def _refers(
+    place: str, name: str | None, kind: str, options: Iterable[str], findings: Findings
+) -> None:
+    options = list(options)
+    if name and name not in options and f"governance.{kind}s" not in findings.places:
+        shown = findings.shown(place, name)
+        findings.add(place, f"no {kind} named {shown}{meant(name, options)}")
+
+
+def _membership(
+    place: str, user: UserSpec, teams: Mapping[str, TeamSpec], findings: Findings
+) -> None:
+    team = teams.get(user.team or "")
+    if team is None or not user.customer or team.customer in (user.customer, ""):
+        return
+    belongs = "no customer" if team.customer is None else f"customer {team.customer!r}"
+    findings.add(
+        f"{place}.customer",
+        f"the user's team belongs to {belongs}, not to"
+        f" {findings.shown(f'{place}.customer', user.customer)}; a user in a team takes the team's"
+        " customer, so leave this out",
+    )
+
+
+def _virtual_key(
+    place: str, key: VirtualKeySpec, known: tuple[str, ...], findings: Findings
+) -> None:
+    owners = [kind for kind in ("user", "team", "customer") if getattr(key, kind)]
+    if len(owners) > 1:
+        findings.add(place, f"expected one owner, got {' and '.join(owners)}; keep one of them")
+    if key.value and not _VIRTUAL_KEY.fullmatch(key.value):
+        findings.add(
+            f"{place}.value", "expected 'sk-bf-' and 32 or more characters of A-Z a-z 0-9 _ -"
+        )
+    if key.expires_at:
+        try:
+            if instant_ns(key.expires_at) <= time.time_ns():
+                findings.warn(f"{place}.expires_at", "has passed; the key is refused")
+        except ValueError as error:
+            shown = findings.shown(f"{place}.expires_at", key.expires_at)
+            findings.add(f"{place}.expires_at", f"{error}, got {shown}")
+    for index, rule in enumerate(key.provider_configs):
+        here = f"{place}.provider_configs[{index}]"
+        _refers(f"{here}.provider", rule.provider, "provider", ("*", *known), findings)
+        patterns = {"allowed_models": rule.allowed_models, "blocked_models": rule.blocked_models}
+        for field, values in patterns.items():
+            for number, value in enumerate(values):
+                _model_pattern(f"{here}.{field}[{number}]", value, findings)
+
+
+def _model_pattern(place: str, value: str, findings: Findings) -> None:
+    if value and not _PATTERN.fullmatch(value):
+        findings.add(
+            place,
+            "expected one model name or pattern with only * and ? as wildcards,"
+            f" got {findings.shown(place, value)}",
+        )
+
+
+def _budgets(place: str, budgets: tuple[BudgetSpec, ...], findings: Findings) -> None:
+    seen: dict[tuple[str, bool, str], str] = {}
+    for index, budget in enumerate(budgets):
+        here = inside(place, index)
+        duration, zone = budget.reset_duration, budget.time_zone
+        if duration and not DURATION.fullmatch(duration):
+            findings.add(
+                f"{here}.reset_duration",
+                "expected a number from 1 to 1000 and one of m h d w M Q Y, such as '1M' for a"
+                f" month, got {findings.shown(f'{here}.reset_duration', duration)}",
+            )
+        if zone and not _is_zone(zone):
+            shown = findings.shown(f"{here}.time_zone", zone)
+            findings.add(
+                f"{here}.time_zone",
+                f"no time zone named {shown}{meant(zone, available_timezones())}",
+            )
+        windows = (duration, budget.calendar_aligned, zone)
+        if duration and seen.setdefault(windows, here) != here:
+            findings.add(here, f"a second limit on the same windows as {seen[windows]}")
+
+
+def _is_zone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        return False
+    return True

@@ -1,0 +1,319 @@
+"""What the configuration file may say: one frozen struct per object of the file.
+
+Each field's ``Meta`` holds what readers need beyond its type: ``secret`` values are never shown,
+``path`` values are taken relative to the configuration file, ``money`` is a decimal in USD,
+``literal`` values are never taken for an ``env.`` or ``file:`` reference, ``says`` is what
+messages expect in place of the type.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+MONEY = re.compile(r"([0-9]{1,10})(?:\.([0-9]{1,9}))?")
+DURATION = re.compile(r"([1-9][0-9]{0,2}|1000)[mhdwMQY]")
+MOST_USD = 1_000_000_000
+_TIME = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9})[0-9]*)?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+
+
+def nano_usd(amount: str | int) -> int:
+    """An amount in USD ("75", "75.00", 75) as int nano-USD; ValueError if it is not one."""
+    shape = MONEY.fullmatch(str(amount))
+    if shape is None:
+        raise ValueError("expected an amount in USD such as '75.00', at most 9 decimals")
+    nanos = int(shape[1]) * 1_000_000_000 + int((shape[2] or "").ljust(9, "0"))
+    if nanos > MOST_USD * 1_000_000_000:
+        raise ValueError(f"expected at most {MOST_USD} USD")
+    return nanos
+
+
+def instant_ns(text: str) -> int:
+    """An RFC 3339 time as int nanoseconds since the Unix epoch; ValueError if it is not one."""
+    shape = _TIME.fullmatch(text)
+    try:
+        if shape is None:
+            raise ValueError
+        offset = "+00:00" if shape[4] in "Zz" else shape[4]
+        moment = datetime.fromisoformat(f"{shape[1]}T{shape[2]}{offset}")
+        seconds = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
+    except (ValueError, OverflowError):
+        raise ValueError(
+            "expected a time with its offset, such as '2027-01-31T12:00:00Z' (RFC 3339)"
+        ) from None
+    return seconds * 1_000_000_000 + int((shape[3] or "").ljust(9, "0"))
+
+
+def _or_reference(pattern: str) -> dict[str, object]:
+    return {"pattern": f"^(?:{pattern})$|^env\\.|^file:"}
+
+
+Name = Annotated[str, Meta(min_length=1, max_length=128)]
+Text = Annotated[str, Meta(min_length=1)]
+ModelName = Annotated[str, Meta(min_length=1, max_length=512)]
+Weight = Annotated[float, Meta(ge=0, le=1_000_000)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Secret = Annotated[
+    str, Meta(min_length=1, extra={"secret": True}, extra_json_schema={"writeOnly": True})
+]
+FilePath = Annotated[str, Meta(min_length=1, extra={"path": True})]
+Amount = (
+    Annotated[str, Meta(extra_json_schema=_or_reference(r"[0-9]{1,10}(?:\.[0-9]{1,9})?"))]
+    | Annotated[int, Meta(ge=0, le=MOST_USD)]
+)
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An object of the configuration file."""
+
+
+class Server(Spec, frozen=True, kw_only=True):
+    """Where and how the gateway listens."""
+
+    host: Annotated[Name, Meta(description="Address to bind.")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port; 0 takes a free one.")] = 8080
+    workers: Annotated[int, Meta(ge=1, le=256, description="Worker processes.")] = 1
+    uds: Annotated[
+        FilePath | None, Meta(description="Unix socket to listen on instead of host and port.")
+    ] = None
+    debug_headers: Annotated[bool, Meta(description="Add x-bf-overhead-us to every response.")] = (
+        False
+    )
+    access_log: Annotated[bool, Meta(description="Log one line per request.")] = False
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="Least level logged.")
+    ] = "info"
+    max_body_bytes: Annotated[
+        int, Meta(ge=1_024, le=2**31 - 1, description="Largest request body in bytes.")
+    ] = 67_108_864
+    shutdown_timeout_s: Annotated[
+        float, Meta(ge=0, le=86_400, description="Seconds that open streams get at shutdown.")
+    ] = 30.0
+    ping_interval_s: Annotated[
+        Seconds, Meta(description="Seconds of upstream silence after which a stream gets a ping.")
+    ] = 20.0
+
+
+class ProviderKey(Spec, frozen=True, kw_only=True):
+    """A credential of a provider. ``repr`` does not show it."""
+
+    name: Annotated[Name, Meta(description="Name of the key in logs and reports.")]
+    value: Annotated[Secret, Meta(description="The credential; best as env.NAME.")]
+    weight: Annotated[Weight, Meta(description="Share of the traffic among the keys.")] = 1.0
+
+    def __repr__(self) -> str:
+        return f"ProviderKey(name={self.name!r}, value=<hidden>, weight={self.weight!r})"
+
+
+class Network(Spec, frozen=True, kw_only=True):
+    """How a provider is reached. ``repr`` does not show the proxy, which may hold a password."""
+
+    base_url: Annotated[
+        Text | None, Meta(description="http(s) address instead of the provider's own.")
+    ] = None
+    timeout_s: Annotated[Seconds, Meta(description="Seconds for a whole answer.")] = 600.0
+    connect_timeout_s: Annotated[Seconds, Meta(description="Seconds to connect.")] = 10.0
+    idle_timeout_s: Annotated[
+        Seconds, Meta(description="Seconds without a byte before an answer is given up.")
+    ] = 300.0
+    max_retries: Annotated[
+        int, Meta(ge=0, le=10, description="Further attempts before the first byte.")
+    ] = 2
+    max_connections: Annotated[
+        int, Meta(ge=1, le=100_000, description="Connections at once, per worker.")
+    ] = 1000
+    max_idle: Annotated[
+        int, Meta(ge=0, le=100_000, description="Idle connections kept, per worker.")
+    ] = 64
+    keepalive_s: Annotated[
+        float, Meta(ge=0, le=86_400, description="Seconds an idle connection is kept.")
+    ] = 60.0
+    proxy: Annotated[
+        Secret | None, Meta(description="http(s) proxy to go through; may hold user:password@.")
+    ] = None
+    ca_file: Annotated[
+        FilePath | None,
+        Meta(description="PEM file of authorities trusted instead of the system's."),
+    ] = None
+    verify: Annotated[bool, Meta(description="Verify the provider's certificate.")] = True
+
+    def __repr__(self) -> str:
+        return f"Network(base_url={self.base_url!r}, …)"
+
+
+class Provider(Spec, frozen=True, kw_only=True):
+    """A host that answers requests."""
+
+    type: Annotated[
+        Literal["anthropic", "mock"],
+        Meta(description="What it speaks; mock is the built-in mock provider."),
+    ]
+    keys: Annotated[
+        tuple[ProviderKey, ...], Meta(description="Credentials; anthropic needs at least one.")
+    ] = ()
+    network: Annotated[Network, Meta(description="How it is reached.")] = Network()
+
+
+class Target(Spec, frozen=True, kw_only=True):
+    """Where requests for a model name go."""
+
+    provider: Annotated[Name, Meta(description="Name of a provider.")]
+    model: Annotated[
+        ModelName | None, Meta(description="The provider's model name; null keeps the asked one.")
+    ] = None
+    weight: Annotated[Weight, Meta(description="Share of the traffic among the targets.")] = 1.0
+
+
+class BudgetSpec(Spec, frozen=True, kw_only=True):
+    """A cap on spending per window."""
+
+    max_limit: Annotated[
+        Amount,
+        Meta(extra={"money": True}, description="USD, decimal in quotes: at most 9 decimals."),
+    ]
+    reset_duration: Annotated[
+        Text,
+        Meta(
+            extra={"says": "a duration such as '1M' (a month)"},
+            description="Length of the window: a number 1 to 1000 and one of m h d w M Q Y.",
+            extra_json_schema=_or_reference(DURATION.pattern),
+        ),
+    ]
+    calendar_aligned: Annotated[
+        bool, Meta(description="Windows follow the calendar, else they follow one another.")
+    ] = False
+    time_zone: Annotated[Name, Meta(description="IANA time zone of the windows.")] = "UTC"
+    overdraft: Annotated[
+        Literal["none"], Meta(description="Spending beyond the limit; none is the hard cap.")
+    ] = "none"
+    tight: Annotated[
+        Literal["refuse"], Meta(description="What happens when a request does not fit.")
+    ] = "refuse"
+
+    @property
+    def nano_usd(self) -> int:
+        """``max_limit`` as int nano-USD."""
+        return nano_usd(self.max_limit)
+
+
+class Governed(Spec, frozen=True, kw_only=True):
+    """What customers, teams, users and virtual keys have in common."""
+
+    name: Annotated[Name, Meta(description="Unique among its kind; the identity on reload.")]
+    budgets: Annotated[
+        tuple[BudgetSpec, ...], Meta(description="Caps; all of them hold at once.")
+    ] = ()
+    is_active: Annotated[bool, Meta(description="false refuses every request below it.")] = True
+
+
+class CustomerSpec(Governed, frozen=True, kw_only=True):
+    """The organisation that pays."""
+
+
+class TeamSpec(Governed, frozen=True, kw_only=True):
+    """A part of a customer, or standing alone."""
+
+    customer: Annotated[Name | None, Meta(description="The customer it belongs to.")] = None
+
+
+class UserSpec(Governed, frozen=True, kw_only=True):
+    """A person or service, in at most one team or directly under a customer."""
+
+    team: Annotated[Name | None, Meta(description="The team the user is in.")] = None
+    customer: Annotated[
+        Name | None, Meta(description="The customer, for a user without a team.")
+    ] = None
+
+
+class ProviderRule(Spec, frozen=True, kw_only=True):
+    """Which models of which provider a key may use; a block wins over an allowance."""
+
+    provider: Annotated[Name, Meta(description="Name of a provider; * is every one.")] = "*"
+    allowed_models: Annotated[
+        tuple[ModelName, ...], Meta(description="Model names or patterns with * and ?.")
+    ] = ("*",)
+    blocked_models: Annotated[
+        tuple[ModelName, ...], Meta(description="Model names or patterns that are refused.")
+    ] = ()
+    weight: Annotated[Weight, Meta(description="Share of the traffic among providers.")] = 1.0
+
+
+class VirtualKeySpec(Governed, frozen=True, kw_only=True):
+    """A credential of the gateway, owned by a user, a team, a customer or nobody.
+
+    ``repr`` does not show its value.
+    """
+
+    value: Annotated[
+        Secret | None, Meta(description="sk-bf- and 32 or more of A-Z a-z 0-9 _ -; null makes one.")
+    ] = None
+    user: Annotated[Name | None, Meta(description="Owner: a user.")] = None
+    team: Annotated[Name | None, Meta(description="Owner: a team.")] = None
+    customer: Annotated[Name | None, Meta(description="Owner: a customer.")] = None
+    provider_configs: Annotated[
+        tuple[ProviderRule, ...], Meta(description="What it may use; by default everything.")
+    ] = (ProviderRule(),)
+    allowed_fields: Annotated[
+        tuple[Name, ...] | None, Meta(description="Governed request fields it may use.")
+    ] = None
+    expires_at: Annotated[
+        Text | None, Meta(description="RFC 3339 time from which it is refused.")
+    ] = None
+
+    @property
+    def expires_ns(self) -> int | None:
+        """``expires_at`` as int nanoseconds since the Unix epoch."""
+        return None if self.expires_at is None else instant_ns(self.expires_at)
+
+    def __repr__(self) -> str:
+        shown: Any = {k: v for k, v in msgspec.structs.asdict(self).items() if k != "value"}
+        return f"VirtualKeySpec({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+
+
+class Governance(Spec, frozen=True, kw_only=True):
+    """Who may spend how much: created or updated at start and on reload, by name."""
+
+    customers: Annotated[tuple[CustomerSpec, ...], Meta(description="Organisations.")] = ()
+    teams: Annotated[tuple[TeamSpec, ...], Meta(description="Teams.")] = ()
+    users: Annotated[tuple[UserSpec, ...], Meta(description="People and services.")] = ()
+    virtual_keys: Annotated[
+        tuple[VirtualKeySpec, ...], Meta(description="Credentials of the gateway.")
+    ] = ()
+
+
+class Prices(Spec, frozen=True, kw_only=True):
+    """What models cost, over the catalogue in the package."""
+
+    file: Annotated[FilePath | None, Meta(description="A price file that overrides.")] = None
+    unpriced: Annotated[
+        Literal["refuse"], Meta(description="What happens to a model without a price.")
+    ] = "refuse"
+
+
+class Settings(Spec, frozen=True, kw_only=True):
+    """The configuration of a Bifrost gateway."""
+
+    schema_: Annotated[
+        str | None, Meta(extra={"literal": True}, description="For editors; not read.")
+    ] = msgspec.field(name="$schema", default=None)
+    server: Annotated[Server, Meta(description="Where and how it listens.")] = Server()
+    providers: Annotated[dict[str, Provider], Meta(description="Providers by name.")] = {}
+    models: Annotated[
+        dict[str, tuple[Target, ...]],
+        Meta(description="Targets by model name or pattern with * and ?."),
+    ] = {}
+    governance: Annotated[Governance, Meta(description="Who may spend how much.")] = Governance()
+    prices: Annotated[Prices, Meta(description="What models cost.")] = Prices()
+    data_dir: Annotated[FilePath | None, Meta(description="Where the gateway keeps its state.")] = (
+        None
+    )
+    help_url: Annotated[
+        Text | None, Meta(description="Page shown to people whose budget is used up.")
+    ] = None
