@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from copy import copy
 from typing import Any
 
 from bifrost.audit import events
@@ -101,6 +102,11 @@ class Governor:
         event = self._event(call, outcome)
         cost = 0
         if usage is not None:
+            scan = call.scan
+            if scan.fields:
+                usage = usage.assuming(
+                    tier=scan.service_tier, speed=scan.speed, geo=scan.inference_geo
+                )
             cost = self.lanes.catalogue.cost(lane.host.kind, usage, lane.price)
             event.in_fresh = usage.in_fresh
             event.in_cache_read = usage.in_cache_read
@@ -132,26 +138,25 @@ class Governor:
         return cost
 
     def _event(self, call: Call, outcome: str) -> events.ModelAccess:
-        who, lane, scan, head = call.grant.who, call.lane, call.scan, call.head
-        event = events.ModelAccess(
-            at=call.at,
-            request=call.request_id,
-            key=who.key,
-            user=who.user,
-            team=who.team,
-            customer=who.customer,
-            asked=scan.model,
-            outcome=outcome,
-            status=call.status,
-            stream=scan.stream,
-            reserved=call.reserved,
-            prices=self.lanes.catalogue.digest[:16],
-            took_ns=time.monotonic_ns() - call.began,
-        )
+        """The event of a call as far as it is known; a lane brings most of it ready-made."""
+        lane, head = call.lane, call.head
         if lane is not None:
-            event.model = lane.model
-            event.provider = lane.host.name
-            event.provider_key = lane.host.key_name(call.key_index)
+            event: events.ModelAccess = copy(lane.event)
+            if call.key_index:
+                event.provider_key = lane.host.key_name(call.key_index)
+        else:
+            who = call.grant.who
+            event = events.ModelAccess(
+                at=0, request="", key=who.key, user=who.user, team=who.team,
+                customer=who.customer, asked=call.scan.model, outcome="",
+            )  # fmt: skip
+        event.at = call.at
+        event.request = call.request_id
+        event.outcome = outcome
+        event.status = call.status
+        event.stream = call.scan.stream
+        event.reserved = call.reserved
+        event.took_ns = time.monotonic_ns() - call.began
         if head.session is not None:
             event.session = head.session.decode("latin-1")
         if head.user_agent is not None:

@@ -24,11 +24,21 @@ LANES_PER_GRANT = 512
 class Lane:
     """One way from a key to a model: where it goes, what it costs, how it is labelled."""
 
-    __slots__ = ("host", "origin", "model", "renamed", "price", "note", "headers", "weight")
+    __slots__ = (
+        "event", "headers", "host", "model", "note", "origin", "price", "renamed", "weight",
+    )  # fmt: skip
 
     def __init__(
-        self, grant: Grant, asked: str, target: Target, host: Host, origin: Origin, price: Price
+        self,
+        grant: Grant,
+        asked: str,
+        target: Target,
+        host: Host,
+        origin: Origin,
+        price: Price,
+        prices: str,
     ) -> None:
+        """``prices`` names the price table, as it stands in every event."""
         self.host = host
         self.origin = origin
         self.model = target.model
@@ -36,11 +46,12 @@ class Lane:
         self.price = price
         self.weight = target.weight
         who = grant.who
-        note = events.ModelAccess(
+        self.event = events.ModelAccess(
             at=0, request="#", key=who.key, user=who.user, team=who.team, customer=who.customer,
-            asked=asked, model=target.model, provider=host.name, outcome="unsettled",
+            asked=asked, model=target.model, provider=host.name, prices=prices,
+            provider_key=host.key_name(0), outcome="unsettled",
         )  # fmt: skip
-        self.note = events.encode(note).split(b'"#"', 1)
+        self.note = events.encode(self.event).split(b'"#"', 1)
         self.headers = [
             (b"x-bf-provider", host.name.encode("latin-1", "replace")),
             (b"x-bf-model", target.model.encode("latin-1", "replace")),
@@ -93,7 +104,7 @@ class Lanes:
             if blocked is not None:
                 refusal = refusal or blocked
                 continue
-            price = self.catalogue.price(host.kind, target.model)
+            price = self.catalogue.price(host.kind, target.model, name=host.name)
             if price is None:
                 refusal = refusal or ModelUnpriced(
                     f"Model {target.model!r} of provider {target.provider!r} has no price, so its "
@@ -101,7 +112,8 @@ class Lanes:
                     "price file."
                 )
                 continue
-            lanes.append(Lane(grant, asked, target, host, origin, price))
+            prices = self.catalogue.digest[:16]
+            lanes.append(Lane(grant, asked, target, host, origin, price, prices))
         if not lanes:
             assert refusal is not None
             raise refusal

@@ -15,6 +15,7 @@ def exposition(core: Core, calls: int) -> str:
     gate = core.gate
     lines = ["# TYPE bifrost_calls_in_flight gauge", f"bifrost_calls_in_flight {calls}"]
     for name, timing, text in (
+        ("gate", gate.gating, "The two transactions of a request: admit and settle."),
         ("admit", gate.admitting, "Identify, route, price and reserve, per request."),
         ("settle", gate.settling, "Meter, price and settle, per request."),
         ("governance", gate.governing, "Admit and settle together, per request."),

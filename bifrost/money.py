@@ -11,8 +11,9 @@ def usd(nano: int, *, places: int = 2) -> str:
     """Nano-USD as an exact decimal string with at least ``places`` decimals, e.g. ``12.3456``."""
     sign = "-" if nano < 0 else ""
     whole, fraction = divmod(abs(nano), NANO)
-    digits = f"{fraction:09d}".rstrip("0").ljust(places, "0")
-    return f"{sign}{whole}.{digits}" if digits else f"{sign}{whole}"
+    if not fraction:
+        return f"{sign}{whole}.{'0' * places}" if places else f"{sign}{whole}"
+    return f"{sign}{whole}.{f'{fraction:09d}'.rstrip('0').ljust(places, '0')}"
 
 
 def dollars(nano: int) -> str:

@@ -10,13 +10,14 @@ import logging
 import time
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import lru_cache
 from typing import Any
 
 from bifrost._fast import client, wire
 from bifrost.call import Call
 from bifrost.errors import UpstreamError, UpstreamUnavailable
 from bifrost.governor import Governor
-from bifrost.metering.usage import Usage, from_message, from_stream
+from bifrost.metering.usage import Usage, from_message, from_stream, output_estimate
 from bifrost.money import usd
 from bifrost.translate import anthropic_anthropic
 from bifrost.watch import Watch
@@ -140,11 +141,8 @@ class Pipeline:
         headers += call.lane.headers
         ticket = call.ticket
         if ticket is not None and ticket.remaining >= 0:
-            resets = time.gmtime(ticket.resets_ns // 1_000_000_000)
-            headers += [
-                (b"x-bf-budget-remaining-usd", usd(ticket.remaining).encode()),
-                (b"x-bf-budget-reset", time.strftime("%Y-%m-%dT%H:%M:%SZ", resets).encode()),
-            ]
+            headers.append((b"x-bf-budget-remaining-usd", usd(ticket.remaining).encode()))
+            headers.append((b"x-bf-budget-reset", _instant(ticket.resets_ns)))
         if self.debug_headers:
             spent = time.monotonic_ns() - call.began - (call.first_byte - call.began)
             headers.append((b"x-bf-overhead-us", b"%d" % (spent // 1000)))
@@ -170,6 +168,8 @@ class Pipeline:
                 self._settle_stream(call, "ok")
             await _piece(send, chunk)
         tap.finish()
+        if not tap.stopped and tap.error is None:
+            raise UpstreamError("The provider ended its stream early.", sent=True)
         if not call.settled:
             self._settle_stream(call, "ok" if tap.stopped else "broken")
         await send({"type": "http.response.body", "body": b""})
@@ -190,7 +190,8 @@ class Pipeline:
         usage = from_stream(
             tap.start,
             tap.delta,
-            output_bytes=tap.output_bytes,
+            # what was too long to be read counts in full rather than not at all
+            output_bytes=tap.received if tap.overflow else tap.output_bytes,
             stopped=tap.stopped,
             input_estimate=_input_estimate(call),
         )
@@ -220,9 +221,15 @@ def _uncancel() -> None:
         task.uncancel()
 
 
+@lru_cache(maxsize=4096)
+def _instant(ns: int) -> bytes:
+    """A time in ns as RFC 3339; windows end at few different times."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ns // 1_000_000_000)).encode()
+
+
 def _input_estimate(call: Call) -> int:
-    """Tokens of the input when the provider has not told: bytes / 3.6, rounded up."""
-    return (len(call.body) * 10 + 35) // 36
+    """Tokens of the input when the provider has not told, by the body's size."""
+    return output_estimate(len(call.body))
 
 
 def _is_stream(call: Call) -> bool:
@@ -241,8 +248,6 @@ def _usage_of(call: Call, body: bytes) -> Usage:
             except zlib.error:
                 body = b""
     raw = wire.top_level(body, "usage")
-    if raw is None:
-        output = (len(body) * 10 + 35) // 36
-        return Usage(in_fresh=_input_estimate(call), out_text=output, source="estimated")
-    return from_message(raw, None)
-
+    return from_message(
+        raw or b"", None, input_estimate=_input_estimate(call), output_bytes=len(body)
+    )

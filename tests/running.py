@@ -11,12 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from bifrost._fast.gate import Gate
 from bifrost.cli.store import budgets_shown, opened
+from bifrost.governance.directory import Directory
 from bifrost.governance.entities import Kind
 
 START_S = 30.0
@@ -148,6 +151,8 @@ class RunningGateway(Process):
 
     def __init__(self, folder: Path, config: dict[str, Any], *options: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._open = ExitStack()
+        self._stores: tuple[Directory, Gate] | None = None
         self.data_dir = folder / "data"
         self.config = folder / "bifrost.json"
         self.config.write_text(json.dumps(config))
@@ -179,18 +184,30 @@ class RunningGateway(Process):
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
+    def stores(self) -> tuple[Directory, Gate]:
+        """The gateway's own stores, opened once in this process until ``stop``."""
+        if self._stores is None:
+            self._stores = self._open.enter_context(opened(self.data_dir))
+        return self._stores
+
     def spent(self) -> dict[str, tuple[str, str]]:
         """(spent, reserved) USD of the key, its user, team and customer, from the shared store."""
         kinds: dict[str, Kind] = {
             "keys": "virtual_key", "users": "user", "teams": "team", "customers": "customer"
         }  # fmt: skip
-        with opened(self.data_dir) as (directory, gate):
-            return {
-                f"{group}:{entity.name}": (one["current_usage"], one["reserved"])
-                for group, kind in kinds.items()
-                for entity in directory.all(kind)
-                for one in budgets_shown(entity.budgets, gate)
-            }
+        directory, gate = self.stores()
+        return {
+            f"{group}:{entity.name}": (one["current_usage"], one["reserved"])
+            for group, kind in kinds.items()
+            for entity in directory.all(kind)
+            for one in budgets_shown(entity.budgets, gate)
+        }
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Closes the stores here, then ends the gateway."""
+        self._open.close()
+        self._stores = None
+        return super().stop(number)
 
 
 def message(**changes: Any) -> dict[str, Any]:

@@ -37,16 +37,15 @@ class Watcher(threading.Thread):
         self.done = threading.Event()
 
     def run(self) -> None:
-        from bifrost.cli.store import opened
-
-        with opened(self.gateway.data_dir) as (directory, gate):
-            budget = directory.get("virtual_key", "alice-dev").budgets[0]
-            account = (id_number(budget.id), budget_window(budget, time.time_ns())[0])
-            while not self.done.is_set():
-                settled, reserved, *_ = gate.counters([account])[0]
-                self.worst = max(self.worst, settled + reserved)
-                self.most_reserved = max(self.most_reserved, reserved)
-                self.looks += 1
+        directory, gate = self.gateway.stores()
+        budget = directory.get("virtual_key", "alice-dev").budgets[0]
+        account = (id_number(budget.id), budget_window(budget, time.time_ns())[0])
+        while not self.done.is_set():
+            settled, reserved, *_ = gate.counters([account])[0]
+            self.worst = max(self.worst, settled + reserved)
+            self.most_reserved = max(self.most_reserved, reserved)
+            self.looks += 1
+            time.sleep(0.0002)
 
 
 async def _all_at_once(url: str, body: dict[str, Any], latency_ms: int) -> list[httpx.Response]:

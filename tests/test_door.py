@@ -219,9 +219,7 @@ def test_what_cannot_be_priced_is_refused(client: httpx.Client) -> None:
     assert "speed" in refused(answer, 400, "field_blocked", "policy_blocked")
 
 
-def test_too_large_and_compressed_bodies(
-    mock: RunningMock, tmp_path: Path
-) -> None:
+def test_too_large_and_compressed_bodies(mock: RunningMock, tmp_path: Path) -> None:
     config = configuration(mock.url)
     config["server"] = {"max_body_bytes": 4096}
     running = RunningGateway(tmp_path / "small", config)
@@ -312,7 +310,9 @@ def test_a_providers_own_error_passes_and_costs_nothing(
 ) -> None:
     before = gateway.spent()
     answer = client.post(
-        "/v1/messages", json=message(), headers={"x-mock-fail": str(status), "x-mock-retry-after": "7"}
+        "/v1/messages",
+        json=message(),
+        headers={"x-mock-fail": str(status), "x-mock-retry-after": "7"},
     )
     assert answer.status_code == status
     assert answer.json()["type"] == "error"

@@ -235,7 +235,7 @@ def test_timings_are_kept_where_they_happen(gate: Gate) -> None:
     plan = Plan([(7, 10**9)], endless)
     for _ in range(50):
         gate.settle(gate.admit(plan, 5, b"", 1), 1, 0, 0, b"", 1)
-    for timing in (gate.admitting, gate.settling, gate.governing):
+    for timing in (gate.gating, gate.admitting, gate.settling, gate.governing):
         assert timing.count == 50
         assert 0 < timing.quantile(0.5) <= timing.quantile(0.99) <= 2 * timing.total_ns
         timing.clear()

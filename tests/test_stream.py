@@ -267,6 +267,19 @@ def test_a_broken_stream_ends_with_an_error_event_and_is_billed(
     assert settled(gateway) >= cost(1000, 1, 50)
 
 
+def test_a_stream_that_ends_too_early_is_told_and_billed(
+    scripted: Callable[..., tuple[RunningGateway, Script]],
+) -> None:
+    def play(connection: socket.socket, _: bytes) -> None:
+        connection.sendall(HEAD + START + DELTA % b"a few words")
+
+    gateway, _ = scripted(play)
+    with stream(gateway.url) as answer:
+        received = b"".join(answer.iter_raw())
+    assert received.startswith(START + DELTA % b"a few words" + b"event: error\ndata: ")
+    assert settled(gateway) == cost(1000, 4, 50)
+
+
 def test_a_silent_provider_gets_pinged_over(
     scripted: Callable[..., tuple[RunningGateway, Script]],
 ) -> None:

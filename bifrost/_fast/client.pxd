@@ -4,6 +4,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 cdef enum:
     MAX_HEAD = 262144   # bytes of status line and headers, interim responses included
+    STALE_S = 2         # a kept connection that dies later than this was at work, not idle
     JOIN_BELOW = 16384  # one copy of so few bytes is cheaper than a vectored write
 
 
@@ -32,6 +33,7 @@ cdef class Exchange:
     cdef list _chunks
     cdef Py_ssize_t _buffered
     cdef Py_ssize_t _unwritten      # of the request, when the deadline was last looked at
+    cdef double _begun              # when the request was written
     cdef double _deadline           # 0 while a slow reader holds the connection paused
     cdef bint _head_done
     cdef bint _touched              # a byte came back

@@ -252,7 +252,8 @@ cdef class Connection:
         exchange._waiter = self.pool._loop.create_future()
         exchange._chunks = []
         exchange._unwritten = total
-        exchange._deadline = monotonic() + self.pool._first_byte_timeout
+        exchange._begun = monotonic()
+        exchange._deadline = exchange._begun + self.pool._first_byte_timeout
         self.exchange = exchange
         self.head_size = 0
         self.until_eof = False
@@ -295,7 +296,10 @@ cdef class Connection:
             if self.until_eof and exchange._head_done and error is None:
                 exchange.finish()
             else:
-                exchange._stale = self.reused and not exchange._touched
+                exchange._stale = (
+                    self.reused and not exchange._touched
+                    and monotonic() - exchange._begun < STALE_S
+                )
                 where = "in the middle of" if exchange._head_done else "without"
                 exchange.fail(Broken, f"closed the connection {where} a response")
         return self.abort()

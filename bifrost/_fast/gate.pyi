@@ -33,6 +33,7 @@ class Timing:
 class Gate:
     owner: int
     directory: str
+    gating: Timing
     admitting: Timing
     settling: Timing
     governing: Timing

@@ -48,6 +48,7 @@ cdef extern from "lmdb.h" nogil:
         int (*del_ "del")(MDB_txn *, MDB_dbi, MDB_val *, MDB_val *) noexcept nogil
         int (*cursor_open)(MDB_txn *, MDB_dbi, MDB_cursor **) noexcept nogil
         int (*cursor_get)(MDB_cursor *, MDB_val *, MDB_val *, int) noexcept nogil
+        int (*cursor_put)(MDB_cursor *, MDB_val *, MDB_val *, unsigned int) noexcept nogil
         int (*cursor_del)(MDB_cursor *, unsigned int) noexcept nogil
         void (*cursor_close)(MDB_cursor *) noexcept nogil
         int (*reader_check)(MDB_env *, int *) noexcept nogil
@@ -65,7 +66,9 @@ cdef enum:
     NOMEMINIT = 0x1000000
     PUT_RESERVE = 0x10000
     PUT_APPEND = 0x20000
+    PUT_CURRENT = 0x40
     OP_LAST = 6
+    OP_SET = 15
     OP_NEXT = 8
     OP_SET_RANGE = 17
     NOTFOUND = -30798
@@ -199,7 +202,8 @@ cdef class Ticket:
     cdef int64_t limits[MAX_SLOTS]
     cdef int64_t ends[MAX_SLOTS]
     cdef uint64_t sequence
-    cdef int64_t spent_ns
+    cdef int64_t spent_ns       # governing so far: everything since the caller's ``since_ns``
+    cdef int64_t gate_ns        # of that, the gate's own admit
     cdef readonly int64_t amount
     cdef readonly bint open
     cdef readonly int64_t remaining     # nano-USD left at the tightest level, -1 without budgets
@@ -258,14 +262,16 @@ cdef class Gate:
     cdef int owner_fd
     cdef readonly uint32_t owner
     cdef readonly str directory
-    cdef readonly Timing admitting
+    cdef readonly Timing gating         # this gate's admit + settle of one request
+    cdef readonly Timing admitting      # the same and what came before, since ``since_ns``
     cdef readonly Timing settling
-    cdef readonly Timing governing      # admit + settle of one request
+    cdef readonly Timing governing      # admitting + settling of one request
 
     def __cinit__(self, directory, size_t map_size=1 << 30):
         self.env = NULL
         self.owner_fd = -1
         self.directory = os.fspath(directory)
+        self.gating = Timing()
         self.admitting = Timing()
         self.settling = Timing()
         self.governing = Timing()
@@ -335,7 +341,8 @@ cdef class Gate:
         time, ``since_ns`` the monotonic time from which the cost of admitting is counted.
         Returns a Ticket; raises Exhausted for the first budget that cannot hold it, GateError.
         """
-        cdef int64_t began = since_ns if since_ns else now_mono()
+        cdef int64_t entered = now_mono()
+        cdef int64_t left
         cdef Ticket ticket
         cdef Cell seen
         cdef int i, code, refused = -1
@@ -365,7 +372,9 @@ cdef class Gate:
         if code:
             raise GateError("cannot reserve", code)
         ticket.open = True
-        ticket.spent_ns = now_mono() - began
+        left = now_mono()
+        ticket.gate_ns = left - entered
+        ticket.spent_ns = left - (since_ns if since_ns else entered)
         self.admitting.add(ticket.spent_ns)
         return ticket
 
@@ -375,8 +384,8 @@ cdef class Gate:
 
         All in one transaction. Raises ValueError on a spent ticket, GateError (ticket stays open).
         """
-        cdef int64_t began = since_ns if since_ns else now_mono()
-        cdef int64_t took
+        cdef int64_t entered = now_mono()
+        cdef int64_t left, took
         cdef int code
         self._require()
         if not ticket.open:
@@ -391,7 +400,9 @@ cdef class Gate:
         if code:
             raise GateError("cannot settle", code)
         ticket.open = False
-        took = now_mono() - began
+        left = now_mono()
+        took = left - (since_ns if since_ns else entered)
+        self.gating.add(left - entered + ticket.gate_ns)
         self.settling.add(took)
         self.governing.add(took + ticket.spent_ns)
 
@@ -546,47 +557,55 @@ cdef inline void _reservation_key(uint8_t *key, uint32_t owner, uint64_t sequenc
 cdef int _reserve(Gate gate, Ticket ticket, const char *note, size_t note_size, int64_t now_ns,
                   int *refused, Cell *seen) noexcept nogil:
     cdef MDB_txn *txn = NULL
-    cdef MDB_val key, data
-    cdef Cell cells[MAX_SLOTS]
-    cdef int i, code
-    cdef int64_t left
+    cdef MDB_cursor *cursor = NULL
+    cdef int code
     code = lm.txn_begin(gate.env, NULL, 0, &txn)
     if code:
         return code
+    code = lm.cursor_open(txn, gate.dbi, &cursor)
+    if code == 0:
+        code = _hold(cursor, ticket, refused, seen)
+        lm.cursor_close(cursor)
+    if code == 0 and refused[0] < 0:
+        code = _note(gate, txn, ticket, note, note_size, now_ns)
+    if code or refused[0] >= 0:
+        lm.txn_abort(txn)
+        return code
+    return lm.txn_commit(txn)
+
+
+cdef int _hold(MDB_cursor *cursor, Ticket ticket, int *refused, Cell *seen) noexcept nogil:
+    """Adds the amount to each account in turn; the caller aborts all if one cannot hold it."""
+    cdef MDB_val key, data
+    cdef Cell cell
+    cdef int i, code, known
+    cdef int64_t left
     ticket.remaining = -1
     ticket.resets_ns = 0
     for i in range(ticket.n):
         key.mv_size, key.mv_data = KEY, ticket.keys + i * KEY
-        code = lm.get(txn, gate.dbi, &key, &data)
-        if code == 0:
-            memcpy(&cells[i], data.mv_data, sizeof(Cell))
-        elif code == NOTFOUND:
-            memset(&cells[i], 0, sizeof(Cell))
+        known = lm.cursor_get(cursor, &key, &data, OP_SET)
+        if known == 0:
+            memcpy(&cell, data.mv_data, sizeof(Cell))
+        elif known == NOTFOUND:
+            memset(&cell, 0, sizeof(Cell))
         else:
-            lm.txn_abort(txn)
-            return code
-        left = ticket.limits[i] - cells[i].settled - cells[i].reserved - ticket.amount
+            return known
+        left = ticket.limits[i] - cell.settled - cell.reserved - ticket.amount
         if left < 0:
             refused[0] = i
-            seen[0] = cells[i]
-            lm.txn_abort(txn)
+            seen[0] = cell
             return 0
         if ticket.remaining < 0 or left < ticket.remaining:
             ticket.remaining = left
             ticket.resets_ns = ticket.ends[i]
-    for i in range(ticket.n):
+        cell.reserved += ticket.amount
         key.mv_size, key.mv_data = KEY, ticket.keys + i * KEY
-        cells[i].reserved += ticket.amount
-        data.mv_size, data.mv_data = sizeof(Cell), &cells[i]
-        code = lm.put(txn, gate.dbi, &key, &data, 0)
+        data.mv_size, data.mv_data = sizeof(Cell), &cell
+        code = lm.cursor_put(cursor, &key, &data, PUT_CURRENT if known == 0 else 0)
         if code:
-            lm.txn_abort(txn)
             return code
-    code = _note(gate, txn, ticket, note, note_size, now_ns)
-    if code:
-        lm.txn_abort(txn)
-        return code
-    return lm.txn_commit(txn)
+    return 0
 
 
 cdef int _note(Gate gate, MDB_txn *txn, Ticket ticket, const char *note, size_t note_size,
@@ -647,14 +666,18 @@ cdef int _settle_for(Gate gate, uint32_t owner, Ticket ticket, int64_t cost, int
 cdef int _book(Gate gate, MDB_txn *txn, Ticket ticket, int64_t cost, int64_t input_tokens,
                int64_t output_tokens, int64_t now_ns) noexcept nogil:
     """Moves the ticket's amount from reserved to ``cost`` settled in each of its accounts."""
+    cdef MDB_cursor *cursor = NULL
     cdef MDB_val key, data
     cdef Cell cell
-    cdef int i, code
+    cdef int i
+    cdef int code = lm.cursor_open(txn, gate.dbi, &cursor)
+    if code:
+        return code
     for i in range(ticket.n):
         key.mv_size, key.mv_data = KEY, ticket.keys + i * KEY
-        code = lm.get(txn, gate.dbi, &key, &data)
+        code = lm.cursor_get(cursor, &key, &data, OP_SET)
         if code:
-            return code
+            break
         memcpy(&cell, data.mv_data, sizeof(Cell))
         cell.reserved -= ticket.amount
         cell.settled += cost
@@ -663,10 +686,11 @@ cdef int _book(Gate gate, MDB_txn *txn, Ticket ticket, int64_t cost, int64_t inp
         cell.output_tokens += output_tokens
         cell.updated_ns = now_ns
         data.mv_size, data.mv_data = sizeof(Cell), &cell
-        code = lm.put(txn, gate.dbi, &key, &data, 0)
+        code = lm.cursor_put(cursor, &key, &data, PUT_CURRENT)
         if code:
-            return code
-    return 0
+            break
+    lm.cursor_close(cursor)
+    return code
 
 
 cdef int _post(Gate gate, MDB_txn *txn, const char *event, size_t event_size,

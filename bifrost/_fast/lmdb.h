@@ -31,6 +31,7 @@ static struct {
     int (*del)(MDB_txn *, MDB_dbi, MDB_val *, MDB_val *);
     int (*cursor_open)(MDB_txn *, MDB_dbi, MDB_cursor **);
     int (*cursor_get)(MDB_cursor *, MDB_val *, MDB_val *, int);
+    int (*cursor_put)(MDB_cursor *, MDB_val *, MDB_val *, unsigned int);
     int (*cursor_del)(MDB_cursor *, unsigned int);
     void (*cursor_close)(MDB_cursor *);
     int (*reader_check)(MDB_env *, int *);
@@ -47,7 +48,7 @@ static const char *lm_bind(const char *path) {
         {"txn_commit", (void **)&lm.txn_commit}, {"txn_abort", (void **)&lm.txn_abort},
         {"dbi_open", (void **)&lm.dbi_open}, {"get", (void **)&lm.get}, {"put", (void **)&lm.put},
         {"del", (void **)&lm.del}, {"cursor_open", (void **)&lm.cursor_open},
-        {"cursor_get", (void **)&lm.cursor_get}, {"cursor_del", (void **)&lm.cursor_del},
+        {"cursor_get", (void **)&lm.cursor_get}, {"cursor_put", (void **)&lm.cursor_put}, {"cursor_del", (void **)&lm.cursor_del},
         {"cursor_close", (void **)&lm.cursor_close}, {"reader_check", (void **)&lm.reader_check},
         {"strerror", (void **)&lm.strerror_},
     };

@@ -8,7 +8,9 @@ from __future__ import annotations
 import msgspec
 
 
-class ModelAccess(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="type", tag="model"):
+class ModelAccess(
+    msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="type", tag="model", gc=False
+):
     """One request to a model: who, what, how much, how it ended. Times in ns, money in nano-USD.
 
     ``outcome``: ok, refused (by us, ``code`` says why), error (the provider's status), cut (the

@@ -11,14 +11,16 @@ import ssl
 from collections.abc import Coroutine, Iterable
 from functools import partial
 from ipaddress import AddressValueError, IPv6Address
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
 from bifrost._fast.client import ClientError, Pool
 from bifrost.errors import ConfigError, UpstreamError
-from bifrost.upstream.proxied import ProxiedPool
+
+if TYPE_CHECKING:
+    from bifrost.upstream.proxied import ProxiedPool
 
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_.])?")
 _PATH = re.compile(r"(?:/[!-~]*)?")
@@ -130,6 +132,8 @@ class Upstreams:
         error = partial(upstream_error, address.authority)
         context = self._context(network)
         if network.proxy is not None:
+            from bifrost.upstream.proxied import ProxiedPool  # aiohttp, only where it is needed
+
             base = f"{address.scheme}://{address.authority}"
             return ProxiedPool(base, network.proxy, network, context, error)
         return Pool(
