@@ -62,6 +62,7 @@ async def refuse(send: Send, refusal: Refusal, request_id: str) -> None:
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
+        (b"request-id", request_id.encode()),  # where the SDKs look for it
         (b"x-request-id", request_id.encode()),
         (b"x-bf-error", refusal.code.encode()),
         (b"x-should-retry", b"true" if refusal.retryable else b"false"),
@@ -205,6 +206,7 @@ async def _json(send: Send, request_id: str, value: object) -> None:
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
+        (b"request-id", request_id.encode()),  # where the SDKs look for it
         (b"x-request-id", request_id.encode()),
     ]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
