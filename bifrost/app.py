@@ -11,7 +11,6 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,20 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from bifrost.call import Call
-from bifrost.config.load import Loaded, default_settings, load
+from bifrost.config.load import (
+    Loaded,
+    Stamp,
+    default_settings,
+    load,
+    stamp,
+    with_default_providers,
+)
 from bifrost.config.settings import Settings
 from bifrost.core import Core
 from bifrost.doors.anthropic import AnthropicDoor, Handler, Receive, Scope, Send, broken_event
-from bifrost.errors import BifrostError, ConfigError
+from bifrost.errors import BifrostError
 from bifrost.governance.admission import check_model
+from bifrost.metering.catalogue import ModelInfo
 from bifrost.metrics import exposition
 from bifrost.pipeline import Pipeline
 from bifrost.watch import Watch
@@ -49,10 +56,14 @@ class App:
         data_dir: Path,
         *,
         source: Path | None = None,
+        read: Stamp = None,
         steward: bool = True,
         prepare: Callable[[Settings], Settings] | None = None,
     ) -> None:
-        """``prepare`` completes freshly loaded settings (an address only the server knows)."""
+        """``source`` is watched for changes; ``read`` is its stamp when ``settings`` were read.
+
+        ``prepare`` completes freshly loaded settings (an address only the server knows).
+        """
         self.settings = settings
         self.data_dir = data_dir
         self.source = source
@@ -66,7 +77,7 @@ class App:
         self._keeper: asyncio.Task[None] | None = None
         self._mock: Any = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._stamp = _stamp(source)
+        self._stamp = stamp(source) if read is None else read
         self.starlette = Starlette(
             routes=[
                 Route("/health", self._health),
@@ -162,7 +173,7 @@ class App:
             await asyncio.sleep(CHECK_S)
             assert self.core is not None
             self.core.identifier.refresh()
-            if _stamp(self.source) != self._stamp:
+            if stamp(self.source) != self._stamp:
                 await self.reload()
 
     def _reload_soon(self) -> None:
@@ -175,11 +186,11 @@ class App:
 
     async def reload(self) -> None:
         """Reads the configuration again; a bad one is logged and the old one stays."""
-        core, self._stamp = self.core, _stamp(self.source)
+        core, self._stamp = self.core, stamp(self.source)
         if self.source is None or core is None:
             return
         try:
-            settings = load(self.source).settings
+            settings = with_default_providers(load(self.source).settings)
             settings = self._prepare(settings) if self._prepare else settings
             settings = await self._with_mock(settings)
             if self._steward:
@@ -230,42 +241,36 @@ class App:
         for name in self.settings.models:
             if "*" not in name and "?" not in name:
                 with contextlib.suppress(BifrostError):
-                    lane = lanes.find(call.grant, name)
-                    found[name] = _model(name, name, lane.price.max_input_tokens, lane.price)
+                    price = lanes.find(call.grant, name).price
+                    found[name] = _model(
+                        ModelInfo(
+                            id=name,
+                            max_input_tokens=price.max_input_tokens,
+                            max_output_tokens=price.max_output_tokens,
+                        )
+                    )
         for provider, (host, _) in lanes.hosts.items():
-            kind = "anthropic" if host.kind == "mock" else host.kind
-            for info in lanes.catalogue.models(kind):
+            for info in lanes.catalogue.models(host.kind):
                 if check_model(call.grant.key, provider, info.id, info.id) is None:
-                    price = lanes.catalogue.price(host.kind, info.id)
-                    shown = _model(info.id, info.display_name or info.id, info.max_input_tokens, price)
-                    found.setdefault(info.id, shown)
+                    found.setdefault(info.id, _model(info))
         return list(found.values())
 
 
-def _model(name: str, shown: str, context: int | None, price: Any) -> dict[str, Any]:
+def _model(info: ModelInfo) -> dict[str, Any]:
     return {
         "type": "model",
-        "id": name,
-        "display_name": shown,
-        "created_at": datetime.fromtimestamp(0, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "max_input_tokens": context,
-        "max_tokens": price.max_output_tokens if price is not None else None,
+        "id": info.id,
+        "display_name": info.display_name or info.id,
+        "created_at": "1970-01-01T00:00:00Z",  # the catalogue does not know it
+        "lifecycle": "active",
+        "line": info.line,
+        "max_input_tokens": info.max_input_tokens,
+        "max_tokens": info.max_output_tokens,
     }
 
 
 def _json(value: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, media_type="application/json")
-
-
-def _stamp(path: Path | None) -> tuple[int, int, int] | None:
-    """What changes when a file does; None when there is no file."""
-    if path is None:
-        return None
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def needs_mock(settings: Settings) -> bool:
@@ -293,13 +298,11 @@ def create_app(
     Raises ConfigError when the configuration cannot be used.
     """
     source: Path | None = None
+    read: Stamp = None
     if isinstance(config, str | Path):
-        source = Path(config)
-        config = load(source)
+        config = load(config)
     if isinstance(config, Loaded):
-        source = source or config.path
+        source, read = config.path, config.stamp
         config = config.settings
-    settings = config if config is not None else default_settings()
-    if not settings.providers:
-        raise ConfigError("providers: the gateway needs at least one provider")
-    return App(settings, Path(data_dir or settings.data_dir or "data"), source=source)
+    settings = with_default_providers(config) if config is not None else default_settings()
+    return App(settings, Path(data_dir or settings.data_dir or "data"), source=source, read=read)

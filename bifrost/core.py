@@ -60,9 +60,7 @@ class Core:
     def _configured(self, settings: Settings) -> Lanes:
         override = Path(settings.prices.file) if settings.prices.file else None
         catalogue = Catalogue.load(override)
-        hosts = {
-            name: self._host(name, provider) for name, provider in settings.providers.items()
-        }
+        hosts = {name: self._host(name, provider) for name, provider in settings.providers.items()}
         aliases = [
             Alias(pattern, tuple((t.provider, t.model, t.weight) for t in targets))
             for pattern, targets in settings.models.items()
@@ -71,7 +69,7 @@ class Core:
         router = Router(
             list(hosts),
             aliases,
-            lambda name, model: catalogue.price(kinds[name], model) is not None,
+            lambda name, model: catalogue.price(kinds[name], model, name=name) is not None,
         )
         self.settings = settings
         self.treasury.help_url = settings.help_url
@@ -81,7 +79,9 @@ class Core:
     def _host(self, name: str, provider: Provider) -> tuple[Host, Origin]:
         credentials = [Credential(key.name, key.value, key.weight) for key in provider.keys]
         # A mock without an address is started beside the gateway, which then fills the address in.
-        url = provider.network.base_url or ("http://127.0.0.1:9" if provider.type == "mock" else None)
+        url = provider.network.base_url or (
+            "http://127.0.0.1:9" if provider.type == "mock" else None
+        )
         host = Host(name, provider.type, url, credentials)
         return host, self.upstreams.get(host.base_url, network_options(provider.network))
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ import msgspec
 
 from bifrost._fast import wire
 from bifrost.call import Call
-from bifrost.config.load import default_settings, load
+from bifrost.config.load import Loaded, default_settings, load, with_default_providers
 from bifrost.config.settings import Settings
 from bifrost.core import Core
 from bifrost.doors.anthropic import new_request_id
 from bifrost.errors import InvalidRequest
+from bifrost.governance.declared import Minted
 from bifrost.metering.usage import Usage, from_message
 
 Headers = Mapping[str, str] | Iterable[tuple[bytes, bytes]]
@@ -40,15 +41,20 @@ class Ticket:
 
 
 class Gateway:
-    """One process's share of a data directory; safe to call from one thread at a time."""
+    """One process's share of a data directory; safe to call from one thread at a time.
 
-    def __init__(self, core: Core) -> None:
+    ``minted`` are the declared virtual keys that got their secret at this opening; nothing else
+    ever shows it. Open one gateway per process and data directory, after any fork.
+    """
+
+    def __init__(self, core: Core, minted: Sequence[Minted] = ()) -> None:
         self._core = core
+        self.minted = tuple(minted)
 
     @classmethod
     def open(
         cls,
-        config: str | Path | Settings | None = None,
+        config: str | Path | Settings | Loaded | None = None,
         *,
         data_dir: str | Path | None = None,
         steward: bool = True,
@@ -58,15 +64,20 @@ class Gateway:
         ``steward`` offers this process for draining the outbox (one process of a data directory
         does it). Raises ConfigError or StoreError.
         """
-        if config is None:
-            settings = default_settings()
-        else:
-            settings = config if isinstance(config, Settings) else load(Path(config)).settings
+        if isinstance(config, str | Path):
+            config = load(config)
+        if isinstance(config, Loaded):
+            config = config.settings
+        settings = with_default_providers(config) if config is not None else default_settings()
         core = Core(settings, Path(data_dir or settings.data_dir or "data"))
-        core.declare(settings)
+        try:
+            minted = core.declare(settings)
+        except BaseException:
+            core.close()
+            raise
         if steward:
             core.start_steward()
-        return cls(core)
+        return cls(core, minted)
 
     def admit(self, headers: Headers, *, model: str | None = None, body: bytes) -> Ticket:
         """Clears a Messages request at every level and holds its worst case.
@@ -119,9 +130,12 @@ class Gateway:
 
 
 def _raw(headers: Headers) -> list[tuple[bytes, bytes]]:
-    if isinstance(headers, Mapping):
+    if not isinstance(headers, Mapping):
+        return [(name.lower(), value) for name, value in headers]
+    try:
         return [
             (name.lower().encode("latin-1"), value.encode("latin-1"))
             for name, value in headers.items()
         ]
-    return [(bytes(name), bytes(value)) for name, value in headers]
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"The request's headers are malformed: {error.reason}.") from None

@@ -29,9 +29,7 @@ def exposition(core: Core, calls: int) -> str:
 
 
 def _summary(name: str, timing: Timing, text: str) -> list[str]:
-    quantiles = [
-        f'{name}{{quantile="{q}"}} {timing.quantile(q) / 1e9:.9f}' for q in QUANTILES
-    ]
+    quantiles = [f'{name}{{quantile="{q}"}} {timing.quantile(q) / 1e9:.9f}' for q in QUANTILES]
     return [
         f"# HELP {name} {text}",
         f"# TYPE {name} summary",

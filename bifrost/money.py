@@ -21,4 +21,3 @@ def dollars(nano: int) -> str:
     if nano != 0 and abs(nano) < NANO // 100:
         return "$" + usd(nano)
     return f"${Decimal(nano) / NANO:,.2f}"
-

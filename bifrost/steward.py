@@ -64,6 +64,8 @@ class Steward:
         self._view = UsageView(data_dir)
         self._after = self._view.last()
         self._access = logging.getLogger("bifrost.access") if access_log else None
+        if self._access is not None:
+            self._access.setLevel(logging.INFO)  # asked for, whatever else is logged
         self._named = -1
         self._swept = 0.0
 
@@ -73,12 +75,13 @@ class Steward:
         batch = self._gate.outbox(self._after, BATCH)
         if not batch:
             return 0
-        self._view.apply(self._decoded(batch))
+        decoded = self._decoded(batch)
+        self._view.apply(decoded, batch[-1][0])
         self._after = batch[-1][0]
         self._gate.forget(self._after)
         if self._access is not None:
-            for _, raw in batch:
-                self._access.info("request", extra={"event": raw.decode()})
+            for _, event in decoded:
+                self._access.info("request", extra={"event": events.encode(event).decode()})
         return len(batch)
 
     def _decoded(self, batch: list[tuple[int, bytes]]) -> list[tuple[int, events.ModelAccess]]:
@@ -141,13 +144,16 @@ class Steward:
                     self._swept = time.monotonic()
                     self.sweep()
                 moved = self.step()
-            except (BifrostError, OSError, RuntimeError) as error:
+            except Exception as error:
                 log.error("the steward failed and tries again", extra={"error": str(error)})
                 stop.wait(1.0)
                 continue
             if moved < BATCH:
                 stop.wait(PAUSE_S)
-        self.drain()
+        try:
+            self.drain()
+        except Exception as error:
+            log.error("events are left for the next start", extra={"error": str(error)})
 
     def close(self) -> None:
         """Closes the view."""
@@ -162,9 +168,17 @@ def serve_steward(
     while not lock.take():
         if stop.wait(1.0):
             return
-    steward = Steward(data_dir, gate, directory, access_log=access_log)
     try:
-        steward.run(stop)
+        while not stop.is_set():
+            try:
+                steward = Steward(data_dir, gate, directory, access_log=access_log)
+            except BifrostError as error:
+                log.error("the steward cannot begin and tries again", extra={"error": str(error)})
+                stop.wait(1.0)
+                continue
+            try:
+                steward.run(stop)
+            finally:
+                steward.close()
     finally:
-        steward.close()
         lock.give_up()

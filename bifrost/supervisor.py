@@ -7,6 +7,7 @@ no store open, so that nothing is shared over a fork but the socket.
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import logging
 import os
@@ -18,22 +19,24 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
 from bifrost import logs
 from bifrost.app import App, needs_mock, with_mock_url
-from bifrost.config.load import load
+from bifrost.config.load import Stamp, load, stamp, with_default_providers
 from bifrost.config.settings import Settings
 from bifrost.core import open_gate
 from bifrost.errors import BifrostError, ConfigError
 from bifrost.governance import declared
 from bifrost.governance.directory import Directory
+from bifrost.metering.catalogue import Catalogue
 from bifrost.steward import serve_steward
 
 log = logging.getLogger("bifrost.supervisor")
 PR_SET_PDEATHSIG = 1
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 POLL_S = 0.2
 YOUNG_S = 2.0  # a child that lived shorter than this is restarted with a pause
 GRACE_S = 5.0  # beyond the streams' own time, before a child is killed
@@ -54,10 +57,15 @@ class Child:
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
-        self.pid = os.fork()
-        self.since = time.monotonic()
-        if self.pid == 0:
-            self._run(parent)
+        # Held back over the fork: a signal meant for the child must not meet our own handlers.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            self.pid = os.fork()
+            self.since = time.monotonic()
+            if self.pid == 0:
+                self._run(parent)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _run(self, parent: int) -> NoReturn:
         code = 1
@@ -65,8 +73,10 @@ class Child:
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
             if os.getppid() == parent:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
-                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                # Ctrl-C reaches the whole group; the supervisor decides who ends when.
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
                 signal.signal(signal.SIGHUP, signal.SIG_IGN)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
                 self.body()
                 code = 0
         except KeyboardInterrupt:
@@ -83,46 +93,43 @@ class Child:
 class Supervisor:
     """Runs the gateway of one data directory until it is told to stop."""
 
-    def __init__(self, settings: Settings, data_dir: Path, source: Path | None) -> None:
+    def __init__(
+        self, settings: Settings, data_dir: Path, source: Path | None, read: Stamp = None
+    ) -> None:
+        """``read`` is the stamp of ``source`` from when ``settings`` were read."""
+        Catalogue.load(_prices(settings))
         self.settings = settings
         self.data_dir = data_dir
         self.source = source
         self.children: list[Child] = []
         self.mock_url: str | None = None
         self._signals: list[int] = []
-        self._stamp = self._file_stamp()
+        self._stamp = stamp(source) if read is None else read
 
     def bind(self) -> socket.socket:
         """The listening socket; raises ConfigError with the remedy when the address is taken."""
         server = self.settings.server
         try:
             if server.uds:
-                path = Path(server.uds)
-                if path.is_socket():
-                    path.unlink()
-                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                sock.bind(server.uds)
-            else:
-                found = socket.getaddrinfo(
-                    server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-                )[0]
-                sock = socket.socket(found[0], socket.SOCK_STREAM)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                sock.bind(found[4])
+                _clear(Path(server.uds))
+                return _listening(socket.AF_UNIX, server.uds)
+            found = socket.getaddrinfo(
+                server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            return _listening(found[0], found[4])
         except OSError as error:
             where = server.uds or f"{server.host}:{server.port}"
+            option = "--uds" if server.uds else "--host" if _is_host(error) else "--port"
+            why = error.strerror or error
             raise ConfigError(
-                f"Cannot listen on {where}: {error.strerror or error}; choose another with --port."
+                f"Cannot listen on {where}: {why}; choose another with {option}."
             ) from error
-        sock.listen(2048)
-        sock.set_inheritable(True)
-        return sock
 
-    def declare(self) -> list[declared.Minted]:
+    def declare(self, settings: Settings) -> list[declared.Minted]:
         """Brings the configured entities into the directory."""
         directory = Directory(self.data_dir)
         try:
-            return declared.apply(self.settings.governance, directory)
+            return declared.apply(settings.governance, directory)
         finally:
             directory.close()
 
@@ -147,7 +154,7 @@ class Supervisor:
 
     def run(self, sock: socket.socket, ready: Callable[[], None]) -> int:
         """Serves on ``sock`` until SIGTERM or SIGINT; ``ready`` is called once all is started."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in SIGNALS:
             signal.signal(number, lambda caught, _: self._signals.append(caught))
         if needs_mock(self.settings):
             self.start_mock()
@@ -162,9 +169,10 @@ class Supervisor:
         ready()
         while not self._stopping():
             self._reap()
-            if signal.SIGHUP in self._signals or self._file_stamp() != self._stamp:
+            if signal.SIGHUP in self._signals or stamp(self.source) != self._stamp:
                 self._reload()
             time.sleep(POLL_S)
+        sock.close()  # else connections would wait here for nobody
         return self._stop()
 
     def _stopping(self) -> bool:
@@ -185,28 +193,22 @@ class Supervisor:
             if time.monotonic() >= child.not_before:
                 child.start()
 
-    def _file_stamp(self) -> tuple[int, int] | None:
-        try:
-            found = self.source.stat() if self.source else None
-        except OSError:
-            return None
-        return (found.st_mtime_ns, found.st_ino) if found else None
-
     def _reload(self) -> None:
         """Declares the new file's entities; the workers read the rest of it by themselves."""
         self._signals = [number for number in self._signals if number != signal.SIGHUP]
-        self._stamp = self._file_stamp()
+        self._stamp = stamp(self.source)
         if self.source is None:
             return
         try:
-            server = self.settings.server
-            loaded = load(self.source).settings
-            self.settings = self._complete(msgspec.structs.replace(loaded, server=server))
-            for minted in self.declare():
-                print(f"Virtual key {minted.name!r} created; shown once: {minted.secret}", flush=True)
+            loaded = with_default_providers(load(self.source).settings)
+            Catalogue.load(_prices(loaded))
+            for minted in self.declare(loaded):
+                print(f"Virtual key {minted.name!r}, shown once: {minted.secret}", flush=True)
         except (BifrostError, OSError) as error:
             log.error("the new configuration is not used", extra={"error": str(error)})
             return
+        server = self.settings.server
+        self.settings = self._complete(msgspec.structs.replace(loaded, server=server))
         for child in self.children:
             if child.name.startswith("worker") and child.pid:
                 os.kill(child.pid, signal.SIGHUP)
@@ -245,8 +247,7 @@ class Supervisor:
 
     def _steward(self) -> None:
         stop = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
         directory = Directory(self.data_dir)
         gate = open_gate(self.data_dir)
         try:
@@ -259,17 +260,20 @@ class Supervisor:
     def _worker(self, sock: socket.socket) -> None:
         import uvicorn
 
+        from bifrost.listener import JoinedProtocol
+
         app = App(
             self.settings,
             self.data_dir,
             source=self.source,
+            read=self._stamp,
             steward=False,
             prepare=self._complete,
         )
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http="httptools",
+            http=JoinedProtocol,
             ws="none",
             lifespan="on",
             access_log=False,
@@ -300,13 +304,47 @@ def _mock(writer: int, port: int) -> None:
             os.write(writer, str(server.port).encode())
             os.close(writer)
         stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         await stop.wait()
         await server.close()
 
     uvloop.run(main())
+
+
+def _prices(settings: Settings) -> Path | None:
+    return Path(settings.prices.file) if settings.prices.file else None
+
+
+def _listening(family: int, address: Any) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(2048)
+    except OSError:
+        sock.close()
+        raise
+    sock.set_inheritable(True)
+    return sock
+
+
+def _is_host(error: OSError) -> bool:
+    """Whether the name of the host is at fault, not the port."""
+    return isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+
+
+def _clear(path: Path) -> None:
+    """Removes a socket nobody listens on any more; raises OSError if somebody does."""
+    if not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+        else:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def configure_logs(settings: Settings) -> None:

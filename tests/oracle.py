@@ -27,9 +27,7 @@ class OracleGate:
             self.reserved[account] = self.reserved.get(account, 0) + amount
         return None, min(left, default=-1)
 
-    def settle(
-        self, accounts: list[tuple[int, int]], amount: int, cost: int, event: bytes
-    ) -> None:
+    def settle(self, accounts: list[tuple[int, int]], amount: int, cost: int, event: bytes) -> None:
         """Frees the amount, books the cost, appends the event."""
         for account in accounts:
             self.reserved[account] -= amount

@@ -52,9 +52,9 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Runs the command line; a failure of ours is one line on standard error and exit code 1."""
+    """Runs the command line; a failure is one line on standard error and exit code 1."""
     try:
         cli()
-    except BifrostError as error:
+    except (BifrostError, OSError) as error:
         click.echo(f"bifrost: {error}", err=True)
         sys.exit(1)

@@ -10,7 +10,7 @@ import click
 from bifrost.cli.store import json_option, print_json
 from bifrost.config.load import load
 from bifrost.config.schema import json_schema
-from bifrost.errors import ConfigError
+from bifrost.errors import BifrostError
 from bifrost.metering.catalogue import Catalogue
 
 
@@ -36,18 +36,21 @@ def check(file: Path, as_json: bool) -> None:
     """
     problems: list[str] = []
     warnings: tuple[str, ...] = ()
+    told = ""
     try:
         loaded = load(file)
         warnings = loaded.warnings
         prices = loaded.settings.prices.file
         Catalogue.load(Path(prices) if prices else None)
-    except ConfigError as error:
-        problems = str(error).splitlines()
+    except BifrostError as error:
+        told = str(error)
+        head, *lines = told.splitlines()
+        problems = lines or [head]
     if as_json:
         print_json({"file": str(file), "ok": not problems, "problems": problems,
                     "warnings": list(warnings)})  # fmt: skip
     elif problems:
-        click.echo("\n".join(problems), err=True)
+        click.echo(told, err=True)
     else:
         for warning in warnings:
             click.echo(f"warning: {warning}", err=True)

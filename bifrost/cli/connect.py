@@ -65,12 +65,13 @@ def claude(key: str, url: str, write: bool, path: Path) -> None:
         return
     if key == PLACEHOLDER:
         raise ConfigError("Name the virtual key to write with --key sk-bf-...")
-    path = path.expanduser()
+    path = path.expanduser().resolve()  # a link stays a link
     merged = _merged(path, environment(url, key))
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(path.name + ".bifrost-new")
     descriptor = os.open(fresh, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
     with os.fdopen(descriptor, "w") as file:
+        os.fchmod(descriptor, 0o600)
         file.write(json.dumps(merged, indent=2) + "\n")
     fresh.replace(path)
     click.echo(f"Wrote {path}; Claude Code uses the gateway from its next start.")
@@ -85,5 +86,5 @@ def _merged(path: Path, variables: dict[str, str]) -> dict[str, Any]:
         except ValueError as error:
             raise ConfigError(f"{path} is not valid JSON ({error}); mend it first.") from None
     if not isinstance(settings, dict) or not isinstance(settings.get("env", {}), dict):
-        raise ConfigError(f"{path} does not hold settings with an env block; mend it first.")
+        raise ConfigError(f"{path} does not hold an object with an object env; mend it first.")
     return {**settings, "env": {**settings.get("env", {}), **variables}}

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import click
 
-from bifrost.cli.store import data_dir_option, json_option, print_json
-from bifrost.config.load import default_settings, load
+from bifrost.cli.store import json_option, opened, print_json
+from bifrost.config.load import default_settings, load, with_default_providers
 from bifrost.config.settings import Settings
-from bifrost.core import network_options, open_gate
+from bifrost.core import network_options
 from bifrost.errors import BifrostError
-from bifrost.governance.directory import Directory
 from bifrost.metering.catalogue import Catalogue
 from bifrost.providers.table import BASE_URLS
 from bifrost.upstream.pool import Upstreams
@@ -31,8 +30,9 @@ CLOCK_S = 30
 @click.option("--config", "config_file", type=click.Path(dir_okay=False, path_type=Path),
               envvar="BIFROST_CONFIG", help="Configuration file.")  # fmt: skip
 @json_option
-@data_dir_option
-def doctor(config_file: Path | None, as_json: bool, data_dir: Path) -> None:
+@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path),
+              envvar="BIFROST_DATA_DIR", help="State directory.  [default: data]")  # fmt: skip
+def doctor(config_file: Path | None, as_json: bool, data_dir: Path | None) -> None:
     """Check configuration, port, store, providers and clock; exit code 1 if something fails.
 
     \b
@@ -48,16 +48,18 @@ def doctor(config_file: Path | None, as_json: bool, data_dir: Path) -> None:
     sys.exit(1 if any(result == "fail" for result, _, _ in findings) else 0)
 
 
-def examine(config_file: Path | None, data_dir: Path) -> list[Finding]:
+def examine(config_file: Path | None, data_dir: Path | None) -> list[Finding]:
     """Every check's finding, in order."""
     try:
-        settings = load(config_file).settings if config_file else default_settings()
+        loaded = load(config_file).settings if config_file else default_settings()
     except (BifrostError, OSError) as error:
         return [("fail", "configuration", str(error))]
+    settings = with_default_providers(loaded)
+    store = data_dir or Path(settings.data_dir or "data")
     findings: list[Finding] = [("ok", "configuration", str(config_file or "defaults"))]
     for check in (_prices, _port):
         findings.append(_guarded(check.__name__.strip("_"), check, settings))
-    findings.append(_guarded("store", lambda _: _store(data_dir), settings))
+    findings.append(_guarded("store", lambda _: _store(store), settings))
     findings += asyncio.run(_providers(settings))
     return findings
 
@@ -80,6 +82,8 @@ def _prices(settings: Settings) -> Finding:
 
 def _port(settings: Settings) -> Finding:
     server = settings.server
+    if server.uds:
+        return ("ok", "port", f"none; the gateway listens on the socket {server.uds}")
     where = f"{server.host}:{server.port}"
     family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -94,15 +98,10 @@ def _port(settings: Settings) -> Finding:
 def _store(data_dir: Path) -> Finding:
     if not (data_dir / "config").is_dir():
         return ("warn", "store", f"{data_dir} does not exist yet; `bifrost serve` makes it")
-    directory = Directory(data_dir)
-    gate = open_gate(data_dir)
-    try:
+    with opened(data_dir) as (directory, gate):
         keys = len(directory.all("virtual_key"))
         held = len(gate.reservations())
-        return ("ok", "store", f"{data_dir}: {keys} virtual keys, {held} requests in flight")
-    finally:
-        gate.close()
-        directory.close()
+    return ("ok", "store", f"{data_dir}: {keys} virtual keys, {held} requests in flight")
 
 
 async def _providers(settings: Settings) -> list[Finding]:
@@ -112,7 +111,9 @@ async def _providers(settings: Settings) -> list[Finding]:
     for name, provider in settings.providers.items():
         url = provider.network.base_url or BASE_URLS.get(provider.type)
         if url is None:
-            findings.append(("ok", f"provider {name}", "the built-in mock, started with the gateway"))
+            findings.append(
+                ("ok", f"provider {name}", "the built-in mock, started with the gateway")
+            )
             continue
         try:
             origin = upstreams.get(url, network_options(provider.network))

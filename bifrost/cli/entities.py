@@ -28,15 +28,26 @@ PARENTS: dict[Kind, tuple[str, ...]] = {
 }
 
 
+EXAMPLE: dict[Kind, str] = {"customer": "acme", "team": "core", "user": "alice"}
+
+
 def _group(kind: Kind, what: str) -> click.Group:
     """The five commands of one kind of entity."""
-    plural = f"{kind}s"
+    plural, some = f"{kind}s", EXAMPLE[kind]
+
+    def told(text: str, example: str) -> str:
+        return f"{text}\n\n\b\nExample:\n  bifrost {plural} {example}"
+
     parents = [
-        click.option(f"--{parent}", help=f"The {parent} it belongs to (name or id).")
+        click.option(f"--{parent}", help=f"The {parent} it belongs to (name or id, '' for none).")
         for parent in PARENTS[kind]
     ]
     budget = click.option(
-        "--budget", "budgets", type=BUDGET, multiple=True, help="USD/WINDOW, e.g. 500/1M; repeatable."
+        "--budget",
+        "budgets",
+        type=BUDGET,
+        multiple=True,
+        help="USD/WINDOW, e.g. 500/1M; may repeat.",
     )
 
     def with_parents(function: Any) -> Any:
@@ -44,12 +55,13 @@ def _group(kind: Kind, what: str) -> click.Group:
             function = option(function)
         return function
 
-    @click.group(plural, help=f"{what}\n\n\\b\nExample:\n  bifrost {plural} create --name core")
+    @click.group(plural, help=told(what, f"create --name {some}"))
     def group() -> None:
         pass
 
-    @group.command("create", help=f"Create a {kind}.\n\n\\b\nExample:\n"
-                   f"  bifrost {plural} create --name core --budget 500/1M")  # fmt: skip
+    @group.command(
+        "create", help=told(f"Create a {kind}.", f"create --name {some} --budget 500/1M")
+    )
     @click.option("--name", required=True, help="Unique name.")
     @with_parents
     @budget
@@ -65,8 +77,7 @@ def _group(kind: Kind, what: str) -> click.Group:
             else:
                 click.echo(f"Created {kind} {name!r} ({entity.id}).")
 
-    @group.command("list", help=f"List {plural} with what they have spent.\n\n\\b\nExample:\n"
-                   f"  bifrost {plural} list --json")  # fmt: skip
+    @group.command("list", help=told(f"List {plural} with what they have spent.", "list --json"))
     @json_option
     @data_dir_option
     def listing(as_json: bool, data_dir: Path) -> None:
@@ -81,7 +92,7 @@ def _group(kind: Kind, what: str) -> click.Group:
             ]
             table(rows, ("NAME", "ID", "ACTIVE", "SPENT"))
 
-    @group.command("show", help=f"Show one {kind}.\n\n\\b\nExample:\n  bifrost {plural} show core")
+    @group.command("show", help=told(f"Show one {kind}.", f"show {some}"))
     @click.argument("reference", metavar="NAME-OR-ID")
     @json_option
     @data_dir_option
@@ -90,8 +101,13 @@ def _group(kind: Kind, what: str) -> click.Group:
             entity = shown(directory.get(kind, reference), gate)
         describe(entity, as_json)
 
-    @group.command("update", help=f"Change a {kind}; budgets given replace the old ones.\n\n\\b\n"
-                   f"Example:\n  bifrost {plural} update core --budget 900/1M")  # fmt: skip
+    @group.command(
+        "update",
+        help=told(
+            f"Change a {kind}; budgets given replace the old ones.",
+            f"update {some} --budget 900/1M",
+        ),
+    )
     @click.argument("reference", metavar="NAME-OR-ID")
     @click.option("--name", help="New name.")
     @click.option("--active/--inactive", default=None, help="Inactive refuses all below it.")
@@ -121,14 +137,19 @@ def _group(kind: Kind, what: str) -> click.Group:
                 changes["budgets"] = made(budgets, old.budgets)
             describe(shown(directory.update(kind, reference, **changes), gate), as_json)
 
-    @group.command("delete", help=f"Delete a {kind} nobody belongs to any more.\n\n\\b\nExample:\n"
-                   f"  bifrost {plural} delete core")  # fmt: skip
+    @group.command(
+        "delete", help=told(f"Delete a {kind} nobody belongs to any more.", f"delete {some}")
+    )
     @click.argument("reference", metavar="NAME-OR-ID")
+    @json_option
     @data_dir_option
-    def delete(reference: str, data_dir: Path) -> None:
+    def delete(reference: str, as_json: bool, data_dir: Path) -> None:
         with opened(data_dir) as (directory, _):
             entity = directory.delete(kind, reference)
-        click.echo(f"Deleted {kind} {entity.name!r} ({entity.id}).")
+        if as_json:
+            print_json({"id": entity.id, "name": entity.name, "deleted": True})
+        else:
+            click.echo(f"Deleted {kind} {entity.name!r} ({entity.id}).")
 
     return group
 

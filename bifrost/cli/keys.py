@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from bifrost.cli.entities import describe
 from bifrost.cli.store import (
@@ -19,8 +20,9 @@ from bifrost.cli.store import (
     table,
 )
 from bifrost.config.settings import BudgetSpec, instant_ns
+from bifrost.errors import Conflict
 from bifrost.governance.declared import budgets as made
-from bifrost.governance.entities import ProviderRule
+from bifrost.governance.entities import ProviderRule, VirtualKey
 
 ONCE = "This is the only time the key is shown; keep it safe."
 
@@ -36,16 +38,24 @@ def keys() -> None:
 
 
 def _changes(
-    models: str | None, blocked: str | None, provider: str | None, expires: str | None
+    models: str | None,
+    blocked: str | None,
+    provider: str | None,
+    expires: str | None,
+    old: tuple[ProviderRule, ...] = (ProviderRule(),),
 ) -> dict[str, Any]:
+    """What the options say of the key's only rule; what they leave out stays as it was."""
     changes: dict[str, Any] = {}
-    if models is not None or blocked is not None or provider is not None:
-        rule = ProviderRule(
-            provider=provider or "*",
-            allowed_models=_patterns(models) or ("*",),
-            blocked_models=_patterns(blocked),
-        )
-        changes["provider_configs"] = (rule,)
+    given = {
+        "provider": provider,
+        "allowed_models": _patterns(models) or ("*",) if models is not None else None,
+        "blocked_models": _patterns(blocked) if blocked is not None else None,
+    }
+    given = {field: value for field, value in given.items() if value is not None}
+    if given:
+        if len(old) != 1:
+            raise Conflict("This key has several provider rules; change them in the configuration.")
+        changes["provider_configs"] = (msgspec.structs.replace(old[0], **given),)
     if expires is not None:
         try:
             changes["expires_at"] = instant_ns(expires) if expires != "never" else None
@@ -64,10 +74,12 @@ def _rules(function: Any) -> Any:
         click.option("--provider", help="Only this provider (name or glob)."),
         click.option("--blocked-models", "blocked", help="Globs never allowed, comma-separated."),
         click.option("--models", help="Globs allowed, e.g. 'claude-haiku-*,claude-sonnet-*'."),
-        click.option("--budget", "budgets", type=BUDGET, multiple=True, help="USD/WINDOW, e.g. 75/1M."),
-        click.option("--customer", help="Owner: a customer (name or id)."),
-        click.option("--team", help="Owner: a team (name or id)."),
-        click.option("--user", help="Owner: a user (name or id)."),
+        click.option(
+            "--budget", "budgets", type=BUDGET, multiple=True, help="E.g. 75/1M; may repeat."
+        ),
+        click.option("--customer", help="Owner: a customer (name or id, '' for none)."),
+        click.option("--team", help="Owner: a team (name or id, '' for none)."),
+        click.option("--user", help="Owner: a user (name or id, '' for none)."),
     ):
         function = option(function)
     return function
@@ -177,14 +189,15 @@ def update(
     Example:
       bifrost keys update alice-dev --budget 100/1M --inactive
     """
-    changes = _changes(models, blocked, provider, expires)
-    changes |= {kind: value for kind, value in owner.items() if value is not None}
+    changes: dict[str, Any] = {k: v for k, v in owner.items() if v is not None}
     if name is not None:
         changes["name"] = name
     if active is not None:
         changes["is_active"] = active
     with opened(data_dir) as (directory, gate):
         old = directory.get("virtual_key", reference)
+        assert isinstance(old, VirtualKey)
+        changes |= _changes(models, blocked, provider, expires, old.provider_configs)
         if budgets or no_budget:
             changes["budgets"] = made(budgets, old.budgets)
         data = shown(directory.update("virtual_key", reference, **changes), gate)
@@ -213,14 +226,18 @@ def rotate(reference: str, as_json: bool, data_dir: Path) -> None:
 
 @keys.command("revoke")
 @click.argument("reference", metavar="NAME-OR-ID")
+@json_option
 @data_dir_option
-def revoke(reference: str, data_dir: Path) -> None:
+def revoke(reference: str, as_json: bool, data_dir: Path) -> None:
     """Make a key unknown for ever; its history stays.
 
     \b
     Example:
       bifrost keys revoke alice-dev
     """
-    with opened(data_dir) as (directory, _):
-        key = directory.revoke(reference)
-    click.echo(f"Revoked virtual key {key.name!r} ({key.id}).")
+    with opened(data_dir) as (directory, gate):
+        data = shown(directory.revoke(reference), gate)
+    if as_json:
+        print_json(data)
+    else:
+        click.echo(f"Revoked virtual key {data['name']!r} ({data['id']}).")

@@ -53,7 +53,8 @@ def show(model: str, override: Path | None, as_json: bool) -> None:
             for key, value in card.items():
                 if value not in (None, [], {}):
                     click.echo(f"  {key}: {value}")
-        click.echo(f"\ncatalogue: {catalogue.source}, {catalogue.date}, sha256 {catalogue.digest[:16]}")
+        source = f"{catalogue.source}, {catalogue.date}, sha256 {catalogue.digest[:16]}"
+        click.echo(f"\ncatalogue: {source}")
     if not found:
         click.echo(f"No price is known for {model!r}; requests for it are refused.", err=True)
         sys.exit(1)

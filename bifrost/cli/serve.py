@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+import socket
 import sys
 from pathlib import Path
 
 import click
 import msgspec
 
-from bifrost.config.load import default_providers, default_settings, load
+from bifrost.cli.connect import snippet
+from bifrost.config.load import Stamp, default_settings, load, with_default_providers
 from bifrost.config.settings import Settings, nano_usd
 from bifrost.governance.declared import Minted
 from bifrost.governance.directory import Directory
 from bifrost.governance.entities import Budget, new_id
-from bifrost.cli.connect import snippet
 from bifrost.supervisor import Supervisor, configure_logs
 
 DEMO_BUDGETS = {"customer": "100", "team": "50", "user": "20", "virtual_key": "10"}
@@ -49,9 +51,12 @@ def serve(
     Example:
       bifrost serve --config bifrost.json --port 8080 --workers 2
     """
-    settings = load(config_file).settings if config_file else default_settings()
-    if not settings.providers:
-        settings = msgspec.structs.replace(settings, providers=default_providers())
+    read: Stamp = None
+    if config_file is None:
+        settings = default_settings()
+    else:
+        loaded = load(config_file)
+        settings, read = with_default_providers(loaded.settings), loaded.stamp
     given = {"host": host, "port": port, "workers": workers, "uds": uds}
     server = msgspec.structs.replace(
         settings.server, **{name: value for name, value in given.items() if value is not None}
@@ -59,20 +64,22 @@ def serve(
     settings = msgspec.structs.replace(settings, server=server)
     data = data_dir or Path(settings.data_dir or "data")
     configure_logs(settings)
-    supervisor = Supervisor(settings, data, config_file)
+    supervisor = Supervisor(settings, data, config_file, read)
     sock = supervisor.bind()
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    minted = supervisor.declare()
+    minted = supervisor.declare(settings)
     demo = first_start(settings, data)
+    where = _address(sock)
+    sys.exit(supervisor.run(sock, lambda: announce(where, data, minted, demo)))
+
+
+def _address(sock: socket.socket) -> str:
+    """The URL clients use, or the path of the Unix socket."""
     bound = sock.getsockname()
-    url = f"unix:{bound}" if isinstance(bound, str) else f"http://{_reachable(bound[0])}:{bound[1]}"
-    sys.exit(supervisor.run(sock, lambda: announce(url, data, minted, demo)))
-
-
-def _reachable(host: str) -> str:
-    if host in ("0.0.0.0", "::"):
-        return "127.0.0.1"
-    return f"[{host}]" if ":" in host else host
+    if isinstance(bound, str):
+        return bound
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bound[0], bound[0])
+    return f"http://[{host}]:{bound[1]}" if ":" in host else f"http://{host}:{bound[1]}"
 
 
 class FirstStart(msgspec.Struct):
@@ -92,7 +99,7 @@ def first_start(settings: Settings, data_dir: Path) -> FirstStart:
         if directory.set_meta("admin_token", directory.digest(token.encode())):
             shown.admin_token = token
         if all(provider.type == "mock" for provider in settings.providers.values()):
-            shown.has_demo = True
+            shown.has_demo = directory.find("virtual_key", "demo") is not None
             if not directory.all("virtual_key"):
                 shown.demo_key = _demo(directory)
     finally:
@@ -123,26 +130,35 @@ def _demo(directory: Directory) -> str:
     return secret
 
 
-def announce(url: str, data_dir: Path, minted: list[Minted], shown: FirstStart) -> None:
-    """What a person needs to begin, on standard output."""
+def announce(where: str, data_dir: Path, minted: list[Minted], shown: FirstStart) -> None:
+    """What a person needs to begin, on standard output; ``where`` is a URL or a socket's path."""
     say = click.echo
-    say(f"Bifrost listens on {url}  (data: {data_dir}, process {os.getpid()})")
+    say(f"Bifrost listens on {where}  (data: {data_dir}, process {os.getpid()})")
     if shown.admin_token:
-        say(f"\nAdmin token, shown once (the REST API of a later version asks for it):\n  {shown.admin_token}")
+        say("\nAdmin token, shown once (the REST API of a later version asks for it):")
+        say(f"  {shown.admin_token}")
     for key in minted:
         say(f"\nVirtual key {key.name!r}, shown once:\n  {key.secret}")
     if shown.demo_key:
-        say(f"\nNo provider is configured: the built-in mock provider answers.\n\nTry it:\n{_curl(url, shown.demo_key)}")
-        say(f"\nClaude Code, in ~/.claude/settings.json:\n{snippet(url, shown.demo_key)}")
+        say("\nNo provider is configured: the built-in mock provider answers.")
+        say(f"\nTry it:\n{_curl(where, shown.demo_key)}")
+        if where.startswith("http"):
+            say(f"\nClaude Code, in ~/.claude/settings.json:\n{snippet(where, shown.demo_key)}")
     elif shown.has_demo:
         say("The demo key was shown at its creation; `bifrost keys rotate demo` makes a new one.")
     sys.stdout.flush()
 
 
-def _curl(url: str, key: str) -> str:
-    body = '{"model":"claude-haiku-4-5","max_tokens":64,"messages":[{"role":"user","content":"Hello"}]}'
+def _curl(where: str, key: str) -> str:
+    body = {
+        "model": "claude-haiku-4-5",
+        "max_tokens": 64,
+        "messages": [{"role": "user", "content": "Hello"}],
+    }
+    if not where.startswith("http"):
+        where = f"--unix-socket {where} http://localhost"
     return (
-        f"  curl {url}/anthropic/v1/messages \\\n"
+        f"  curl {where}/anthropic/v1/messages \\\n"
         f"    -H 'authorization: Bearer {key}' -H 'anthropic-version: 2023-06-01' \\\n"
-        f"    -H 'content-type: application/json' \\\n    -d '{body}'"
+        f"    -H 'content-type: application/json' \\\n    -d '{json.dumps(body)}'"
     )

@@ -114,8 +114,9 @@ def budgets_shown(budgets: Sequence[Budget], gate: Gate) -> list[dict[str, Any]]
 def shown(entity: Entity, gate: Gate) -> dict[str, Any]:
     """An entity as JSON data: the contract's object, without anything secret."""
     data: dict[str, Any] = msgspec.to_builtins(entity)
-    data.pop("digest", None)
     data["budgets"] = budgets_shown(entity.budgets, gate)
+    if data.pop("digest", None) is not None:
+        data |= {"rate_limits": [], "mcp_configs": []}  # nothing of either kind exists yet
     for name in ("created_at", "updated_at", "expires_at"):
         if data.get(name):
             data[name] = timestamp(data[name])

@@ -17,6 +17,7 @@ from bifrost.usage.view import GROUPS, UsageView
 SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 COLUMNS = ("requests", "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens")
 CATCH_UP_S = 5.0
+LAST_S = 9_223_372_036  # the last second whose nanoseconds fit into 63 bits
 
 
 class Moment(click.ParamType[int]):
@@ -32,14 +33,14 @@ class Moment(click.ParamType[int]):
             return value
         span = re.fullmatch(r"(\d{1,5})([mhdw])", value)
         if span:
-            return time.time_ns() - int(span[1]) * SECONDS[span[2]] * 1_000_000_000
+            return max(0, time.time_ns() - int(span[1]) * SECONDS[span[2]] * 1_000_000_000)
         try:
             moment = datetime.fromisoformat(value.replace("Z", "+00:00"))
         except ValueError:
             self.fail(f"expected 30d, 12h or a time such as 2026-11-01, got {value!r}", param, ctx)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
-        return int(moment.timestamp()) * 1_000_000_000
+        return min(max(0, int(moment.timestamp())), LAST_S) * 1_000_000_000
 
 
 @click.command("usage")
@@ -57,8 +58,8 @@ def usage(
     Example:
       bifrost usage --by team --by model --since 7d --json
     """
-    groups = by or ("key",)
-    until = until or time.time_ns() + 1_000_000_000
+    groups = tuple(dict.fromkeys(by)) or ("key",)
+    until = until if until is not None else time.time_ns() + 1_000_000_000
     _catch_up(data_dir)
     view = UsageView(data_dir, read_only=True)
     try:
@@ -86,10 +87,7 @@ def usage(
         return
     header = [group.upper() for group in groups]
     table(
-        [
-            (*names, *(f"{n:,}" for n in sums[:5]), "$" + usd(sums[5]))
-            for names, sums in found
-        ],
+        [(*names, *(f"{n:,}" for n in sums[:5]), "$" + usd(sums[5])) for names, sums in found],
         (*header, "REQUESTS", "INPUT", "CACHE READ", "CACHE WRITE", "OUTPUT", "COST"),
         right=len(header),
     )
@@ -101,11 +99,13 @@ def _catch_up(data_dir: Path) -> None:
     with opened(data_dir) as (directory, gate):
         lock = Stewardship(data_dir)
         if lock.take():
-            steward = Steward(data_dir, gate, directory)
-            steward.sweep()
-            steward.drain()
-            steward.close()
-            lock.give_up()
+            try:
+                steward = Steward(data_dir, gate, directory)
+                steward.sweep()
+                steward.drain()
+                steward.close()
+            finally:
+                lock.give_up()
             return
         deadline = time.monotonic() + CATCH_UP_S
         while time.monotonic() < deadline:

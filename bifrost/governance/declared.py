@@ -1,11 +1,12 @@
 """What the configuration declares, brought into the directory: created or updated by name.
 
 What the command line or the API made is kept; nothing is removed because the file no longer names
-it. Applying the same declaration again changes nothing.
+it. A key that was revoked stays revoked. Applying the same declaration again changes nothing.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,8 @@ from bifrost.governance.entities import (
     VirtualKey,
     new_id,
 )
+
+log = logging.getLogger("bifrost.governance")
 
 
 class Minted(msgspec.Struct, frozen=True):
@@ -70,7 +73,7 @@ def apply(declared: Governance, directory: Directory) -> list[Minted]:
     for user in declared.users:
         _put(
             directory, "user", user.name, user.budgets, is_active=user.is_active,
-            **_owner(team=user.team, customer=user.customer),
+            **_owner(team=user.team, customer=None if user.team else user.customer),
         )  # fmt: skip
     minted = [_put_key(directory, key) for key in declared.virtual_keys]
     return [mint for mint in minted if mint is not None]
@@ -123,9 +126,10 @@ def _put_key(directory: Directory, spec: VirtualKeySpec) -> Minted | None:
         else:
             return None if spec.value else Minted(key.name, secret)
     assert isinstance(old, VirtualKey)
-    directory.update(
-        "virtual_key", spec.name, budgets=budgets(spec.budgets, old.budgets), **fields
-    )
+    if not old.digest:
+        log.warning("a declared virtual key was revoked and stays so", extra={"key": spec.name})
+        return None
+    directory.update("virtual_key", spec.name, budgets=budgets(spec.budgets, old.budgets), **fields)
     if spec.value and directory.digest(spec.value.encode()).hex() != old.digest:
         directory.rotate(spec.name, secret=spec.value)
     return None

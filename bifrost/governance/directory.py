@@ -30,6 +30,7 @@ from bifrost.governance.entities import (
     VirtualKey,
     new_id,
 )
+from bifrost.governance.master_key import lookup_key
 
 TYPES: dict[Kind, type[Entity]] = {
     "customer": Customer,
@@ -55,6 +56,13 @@ def kind_of(identifier: str) -> Kind | None:
     return None
 
 
+def is_name(text: str) -> bool:
+    """Whether an entity can have this name (LMDB keys hold 511 bytes with the kind in front)."""
+    if not text.isprintable() or text != text.strip():
+        return False
+    return 1 <= len(text) <= 200 and len(text.encode()) <= 480
+
+
 class Directory:
     """The entity store of one data directory; raises StoreError when it cannot be opened."""
 
@@ -62,37 +70,19 @@ class Directory:
         self.path = data_dir / "config"
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._env = lmdb.open(str(self.path), max_dbs=8, map_size=1 << 30, mode=0o600)
+            self._env = lmdb.open(
+                str(self.path), max_dbs=8, map_size=1 << 30, mode=0o600, max_readers=512
+            )
+            self._env.reader_check()  # slots of processes that were killed
             self._entities = self._env.open_db(b"entities")
             self._names = self._env.open_db(b"names")
             self._digests = self._env.open_db(b"digests")
             self._meta = self._env.open_db(b"meta")
         except (lmdb.Error, OSError) as error:
             raise StoreError(f"Cannot open the directory store in {self.path}: {error}") from error
-        self._hash_key = self._secret_file(data_dir / "master.key")
+        self._hash_key = lookup_key(data_dir / "master.key")
         self._epoch_page = self._shared_page(self.path / "epoch")
         self._epoch = memoryview(self._epoch_page).cast("Q")
-
-    @staticmethod
-    def _secret_file(path: Path) -> bytes:
-        """The key that virtual keys are hashed with: 32 random bytes made at first start."""
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        except FileExistsError:
-            pass
-        else:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(32))
-                file.flush()
-                os.fsync(file.fileno())
-        for _ in range(100):  # another process may be between creating and writing it
-            material = path.read_bytes()
-            if len(material) == 32:
-                return blake3.blake3(
-                    material, derive_key_context="bifrost-gateway 2026 virtual key lookup"
-                ).digest()
-            time.sleep(0.01)
-        raise StoreError(f"{path} should hold 32 bytes; restore it from a backup of this directory")
 
     @staticmethod
     def _shared_page(path: Path) -> mmap.mmap:
@@ -132,6 +122,14 @@ class Directory:
         stamp = time.time_ns()
         self._epoch[0] = max(self._epoch[0] + 1, stamp)
 
+    @contextmanager
+    def _read(self) -> Iterator[lmdb.Transaction]:
+        try:
+            with self._env.begin() as txn:
+                yield txn
+        except lmdb.Error as error:
+            raise StoreError(f"Cannot read the directory store in {self.path}: {error}") from error
+
     # -- reading ---------------------------------------------------------------------------
 
     def _load(self, txn: lmdb.Transaction, identifier: str) -> Entity | None:
@@ -143,7 +141,7 @@ class Directory:
 
     def find(self, kind: Kind, reference: str) -> Entity | None:
         """The entity with this id or name, or None."""
-        with self._env.begin() as txn:
+        with self._read() as txn:
             return self._find(txn, kind, reference)
 
     def _find(self, txn: lmdb.Transaction, kind: Kind, reference: str) -> Entity | None:
@@ -151,39 +149,50 @@ class Directory:
             found = self._load(txn, reference)
             if found is not None:
                 return found
-        identifier = txn.get(f"{kind}\0{reference}".encode(), db=self._names)
+        identifier = None
+        if is_name(reference):
+            identifier = txn.get(f"{kind}\0{reference}".encode(), db=self._names)
         return self._load(txn, bytes(identifier).decode()) if identifier else None
 
     def get(self, kind: Kind, reference: str) -> Entity:
         """The entity with this id or name; raises NotFound."""
-        found = self.find(kind, reference)
+        with self._read() as txn:
+            return self._get(txn, kind, reference)
+
+    def _get(self, txn: lmdb.Transaction, kind: Kind, reference: str) -> Entity:
+        found = self._find(txn, kind, reference)
         if found is None:
             raise NotFound(f"There is no {kind.replace('_', ' ')} {reference!r}.")
         return found
 
     def by_digest(self, digest: bytes) -> VirtualKey | None:
         """The virtual key stored under this digest, or None."""
-        with self._env.begin() as txn:
-            identifier = txn.get(digest, db=self._digests)
-            found = self._load(txn, bytes(identifier).decode()) if identifier else None
+        with self._read() as txn:
+            return self._by_digest(txn, digest)
+
+    def _by_digest(self, txn: lmdb.Transaction, digest: bytes) -> VirtualKey | None:
+        identifier = txn.get(digest, db=self._digests)
+        found = self._load(txn, bytes(identifier).decode()) if identifier else None
         return found if isinstance(found, VirtualKey) else None
 
     def all(self, kind: Kind) -> list[Entity]:
         """Every entity of a kind, by name."""
+        with self._read() as txn:
+            return sorted(self._all(txn, kind), key=lambda entity: entity.name)
+
+    def _all(self, txn: lmdb.Transaction, kind: Kind) -> Iterator[Entity]:
         prefix = PREFIX[kind].encode()
-        found: list[Entity] = []
-        with self._env.begin() as txn, txn.cursor(db=self._entities) as cursor:
+        with txn.cursor(db=self._entities) as cursor:
             if cursor.set_range(prefix):
                 for key, raw in cursor:
                     if not bytes(key).startswith(prefix):
                         break
-                    found.append(msgspec.msgpack.decode(raw, type=TYPES[kind]))
-        return sorted(found, key=lambda entity: entity.name)
+                    yield msgspec.msgpack.decode(raw, type=TYPES[kind])
 
     def chain(self, entity: Entity) -> list[tuple[Kind, Entity]]:
         """The entity and everything above it, in the fixed order key, user, team, customer."""
         levels: list[tuple[Kind, Entity]] = []
-        with self._env.begin() as txn:
+        with self._read() as txn:
             current: Entity | None = entity
             while current is not None:
                 kind = kind_of(current.id)
@@ -205,38 +214,44 @@ class Directory:
     # -- changing --------------------------------------------------------------------------
 
     def create(self, kind: Kind, name: str, **fields: Any) -> Entity:
-        """Stores a new entity; parents are given as ``customer=``, ``team=``, ``user=`` (id or name).
+        """Stores a new entity; parents, ``customer=``, ``team=``, ``user=``, are ids or names.
 
         Raises Conflict when the name is taken or the parents contradict, NotFound for a parent.
         """
-        if not name or len(name) > 200 or any(ord(c) < 32 for c in name):
-            raise Conflict("A name needs 1 to 200 printable characters.")
-        now = time.time_ns()
         with self._write() as txn:
-            fields = self._resolve_parents(txn, kind, fields)
-            key = f"{kind}\0{name}".encode()
-            if txn.get(key, db=self._names) is not None:
-                raise Conflict(f"There is already a {kind.replace('_', ' ')} named {name!r}.")
-            entity = TYPES[kind](
-                id=new_id(kind), name=name, created_at=now, updated_at=now, **fields
-            )
-            self._store(txn, entity)
-            txn.put(key, entity.id.encode(), db=self._names)
+            return self._create(txn, kind, name, fields)
+
+    def _create(
+        self, txn: lmdb.Transaction, kind: Kind, name: str, fields: dict[str, Any]
+    ) -> Entity:
+        now = time.time_ns()
+        fields = self._resolve_parents(txn, kind, fields)
+        entity = TYPES[kind](id=new_id(kind), name=name, created_at=now, updated_at=now, **fields)
+        self._take_name(txn, kind, name, entity.id)
+        self._store(txn, entity)
         return entity
 
+    def _take_name(self, txn: lmdb.Transaction, kind: Kind, name: str, identifier: str) -> None:
+        if not is_name(name):
+            raise Conflict("A name needs 1 to 200 printable characters (at most 480 bytes).")
+        key = f"{kind}\0{name}".encode()
+        if not txn.put(key, identifier.encode(), db=self._names, overwrite=False):
+            raise Conflict(f"There is already a {kind.replace('_', ' ')} named {name!r}.")
+
     def update(self, kind: Kind, reference: str, **changes: Any) -> Entity:
-        """Changes fields of a stored entity; nothing is written when nothing differs."""
+        """Changes fields of a stored entity; nothing is written when nothing differs.
+
+        Raises Conflict and NotFound as ``create`` does; a revoked key cannot be made active again.
+        """
         with self._write() as txn:
-            old = self._find(txn, kind, reference)
-            if old is None:
-                raise NotFound(f"There is no {kind.replace('_', ' ')} {reference!r}.")
+            old = self._get(txn, kind, reference)
+            if isinstance(old, VirtualKey) and changes.get("is_active"):
+                self._require_live(old)
             changes = self._resolve_parents(txn, kind, changes)
             name = changes.get("name", old.name)
             if name != old.name:
-                if txn.get(f"{kind}\0{name}".encode(), db=self._names) is not None:
-                    raise Conflict(f"There is already a {kind.replace('_', ' ')} named {name!r}.")
+                self._take_name(txn, kind, name, old.id)
                 txn.delete(f"{kind}\0{old.name}".encode(), db=self._names)
-                txn.put(f"{kind}\0{name}".encode(), old.id.encode(), db=self._names)
             new = msgspec.structs.replace(old, **changes)
             if new != old:
                 new = msgspec.structs.replace(new, updated_at=time.time_ns())
@@ -245,17 +260,18 @@ class Directory:
 
     def delete(self, kind: Kind, reference: str) -> Entity:
         """Removes an entity; raises Conflict while others belong to it."""
-        entity = self.get(kind, reference)
-        children = [
-            f"{child_kind.replace('_', ' ')} {child.name!r}"
-            for child_kind, parents in PARENTS.items()
-            if kind in parents
-            for child in self.all(child_kind)
-            if getattr(child, f"{kind}_id") == entity.id
-        ]
-        if children:
-            raise Conflict(f"{entity.name!r} still has {', '.join(children[:5])}; remove them first.")
         with self._write() as txn:
+            entity = self._get(txn, kind, reference)
+            children = [
+                f"{child_kind.replace('_', ' ')} {child.name!r}"
+                for child_kind, parents in PARENTS.items()
+                if kind in parents
+                for child in self._all(txn, child_kind)
+                if getattr(child, f"{kind}_id") == entity.id
+            ]
+            if children:
+                some = ", ".join(sorted(children)[:5])
+                raise Conflict(f"{entity.name!r} still has {some}; remove or move them first.")
             txn.delete(entity.id.encode(), db=self._entities)
             txn.delete(f"{kind}\0{entity.name}".encode(), db=self._names)
             if isinstance(entity, VirtualKey) and entity.digest:
@@ -268,47 +284,55 @@ class Directory:
         """Stores a new virtual key and returns it with its secret, which is kept nowhere."""
         secret = secret or SECRET_PREFIX + secrets.token_urlsafe(32)
         digest = self.digest(secret.encode())
-        if self.by_digest(digest) is not None:
-            raise Conflict("Another virtual key already has this value.")
-        key = self.create("virtual_key", name, digest=digest.hex(), hint=secret[-4:], **fields)
+        with self._write() as txn:
+            self._require_new(txn, digest)
+            fields |= {"digest": digest.hex(), "hint": secret[-4:]}
+            key = self._create(txn, "virtual_key", name, fields)
         assert isinstance(key, VirtualKey)
         return key, secret
 
     def rotate(self, reference: str, *, secret: str | None = None) -> tuple[VirtualKey, str]:
-        """Gives a key a new secret; the old one stops working at once."""
+        """Gives a key a new secret; the old one stops working at once. Conflict when revoked."""
         secret = secret or SECRET_PREFIX + secrets.token_urlsafe(32)
         digest = self.digest(secret.encode())
-        old = self.get("virtual_key", reference)
-        assert isinstance(old, VirtualKey)
-        if digest.hex() == old.digest:
-            return old, secret
-        if self.by_digest(digest) is not None:
-            raise Conflict("Another virtual key already has this value.")
-        new = msgspec.structs.replace(
-            old, digest=digest.hex(), hint=secret[-4:], is_active=True, updated_at=time.time_ns()
-        )
         with self._write() as txn:
-            if old.digest:
-                txn.delete(bytes.fromhex(old.digest), db=self._digests)
-            self._store(txn, new)
+            old = self._get(txn, "virtual_key", reference)
+            assert isinstance(old, VirtualKey)
+            self._require_live(old)
+            if digest.hex() == old.digest:
+                return old, secret
+            self._require_new(txn, digest)
+            new = self._sealed(txn, old, digest=digest.hex(), hint=secret[-4:])
         return new, secret
 
     def revoke(self, reference: str) -> VirtualKey:
         """Makes a key unknown for ever; its row stays for the reports."""
-        old = self.get("virtual_key", reference)
-        assert isinstance(old, VirtualKey)
-        new = msgspec.structs.replace(
-            old, digest="", hint="", is_active=False, updated_at=time.time_ns()
-        )
         with self._write() as txn:
-            if old.digest:
-                txn.delete(bytes.fromhex(old.digest), db=self._digests)
-            self._store(txn, new)
+            old = self._get(txn, "virtual_key", reference)
+            assert isinstance(old, VirtualKey)
+            return self._sealed(txn, old, digest="", hint="", is_active=False)
+
+    def _sealed(self, txn: lmdb.Transaction, old: VirtualKey, **changes: Any) -> VirtualKey:
+        """The key with another secret or none; the old secret is forgotten."""
+        if old.digest:
+            txn.delete(bytes.fromhex(old.digest), db=self._digests)
+        new = msgspec.structs.replace(old, updated_at=time.time_ns(), **changes)
+        self._store(txn, new)
         return new
+
+    def _require_new(self, txn: lmdb.Transaction, digest: bytes) -> None:
+        other = self._by_digest(txn, digest)
+        if other is not None:
+            raise Conflict(f"Virtual key {other.name!r} already has this value.")
+
+    @staticmethod
+    def _require_live(key: VirtualKey) -> None:
+        if not key.digest:
+            raise Conflict(f"Virtual key {key.name!r} was revoked for ever; create a new one.")
 
     def meta(self, name: str) -> bytes | None:
         """A stored fact about the data directory itself."""
-        with self._env.begin() as txn:
+        with self._read() as txn:
             value = txn.get(name.encode(), db=self._meta)
         return bytes(value) if value is not None else None
 
@@ -345,4 +369,3 @@ class Directory:
             for parent in PARENTS[kind]:
                 fields.setdefault(f"{parent}_id", None)
         return fields
-

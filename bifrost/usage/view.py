@@ -7,7 +7,8 @@ beside them as last seen. Money is int nano-USD.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,37 +24,50 @@ CREATE TABLE IF NOT EXISTS requests (
 );
 CREATE INDEX IF NOT EXISTS requests_at ON requests (at);
 CREATE TABLE IF NOT EXISTS names (id TEXT PRIMARY KEY, name TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS progress (only INTEGER PRIMARY KEY CHECK (only = 1), seq INTEGER);
 """
 GROUPS = ("team", "user", "key", "model", "customer", "provider")
 NAMED = {"team", "user", "key", "customer"}
 
 
 class UsageView:
-    """One connection to ``usage.db`` of a data directory; raises StoreError when it cannot be used."""
+    """One connection to ``usage.db`` of a data directory; every failure is a StoreError."""
 
     def __init__(self, data_dir: Path, *, read_only: bool = False) -> None:
-        path = data_dir / "usage.db"
-        try:
+        self._path = data_dir / "usage.db"
+        with self._guarded("open"):
             if read_only:
-                self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
+                uri = f"{self._path.absolute().as_uri()}?mode=ro"
+                self._db = sqlite3.connect(uri, uri=True, timeout=10)
             else:
-                self._db = sqlite3.connect(path, timeout=10, check_same_thread=False)
+                self._path.touch(mode=0o600)
+                self._db = sqlite3.connect(self._path, timeout=10, check_same_thread=False)
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=NORMAL")
                 self._db.executescript(SCHEMA)
-        except sqlite3.Error as error:
-            raise StoreError(f"Cannot open the usage view {path}: {error}") from error
+
+    @contextmanager
+    def _guarded(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"Cannot {what} the usage view {self._path}: {error}.") from error
 
     def close(self) -> None:
         """Closes the connection."""
         self._db.close()
 
     def last(self) -> int:
-        """The sequence of the newest event in the view, 0 when it is empty."""
-        return int(self._db.execute("SELECT COALESCE(MAX(seq), 0) FROM requests").fetchone()[0])
+        """The sequence up to which events have been applied, 0 in an empty view."""
+        with self._guarded("read"):
+            found = self._db.execute(
+                "SELECT MAX(COALESCE((SELECT seq FROM progress), 0),"
+                " COALESCE((SELECT MAX(seq) FROM requests), 0))"
+            )
+            return int(found.fetchone()[0])
 
-    def apply(self, events: Iterable[tuple[int, ModelAccess]]) -> None:
-        """Adds events; one already there (by sequence) is not added twice. Durable on return."""
+    def apply(self, events: Iterable[tuple[int, ModelAccess]], upto: int) -> None:
+        """Adds events and moves ``last`` to ``upto``; an event already there is not added twice."""
         rows = [
             (
                 seq, e.at, e.request, e.outcome, e.code, e.status, e.key, e.user, e.team,
@@ -63,27 +77,28 @@ class UsageView:
             )
             for seq, e in events
         ]  # fmt: skip
-        try:
-            with self._db:
-                marks = ",".join("?" * 22)
-                self._db.executemany(f"INSERT OR IGNORE INTO requests VALUES ({marks})", rows)
-        except sqlite3.Error as error:
-            raise StoreError(f"Cannot write the usage view: {error}") from error
+        with self._guarded("write"), self._db:
+            marks = ",".join("?" * 22)
+            self._db.executemany(f"INSERT OR IGNORE INTO requests VALUES ({marks})", rows)
+            self._db.execute("INSERT OR REPLACE INTO progress VALUES (1, ?)", (upto,))
 
     def name(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Records the present names of ids."""
-        with self._db:
+        with self._guarded("write"), self._db:
             self._db.executemany("INSERT OR REPLACE INTO names VALUES (?, ?)", list(pairs))
 
     def totals(
         self, by: Sequence[str], since_ns: int, until_ns: int
     ) -> list[tuple[tuple[str, ...], tuple[int, int, int, int, int, int]]]:
-        """Sums per group, dearest first: requests, input, cache read, cache write, output, cost."""
+        """Sums per group, dearest first: requests, input, cache read, cache write, output, cost.
+
+        Refused requests are left out. Raises ValueError for an unknown or repeated grouping.
+        """
         columns: list[str] = []
         joins: list[str] = []
         for group in by:
-            if group not in GROUPS:
-                raise ValueError(f"unknown grouping {group!r}; valid: {', '.join(GROUPS)}")
+            if group not in GROUPS or by.count(group) > 1:
+                raise ValueError(f"cannot group by {group!r}; valid, once: {', '.join(GROUPS)}")
             if group in NAMED:
                 joins.append(f"LEFT JOIN names n_{group} ON n_{group}.id = r.{group}")
                 columns.append(f"COALESCE(n_{group}.name, r.{group}, '-')")
@@ -97,5 +112,6 @@ class UsageView:
             f" GROUP BY {keys} ORDER BY SUM(cost) DESC, 1"
         )
         width = max(1, len(columns))
-        rows: list[Any] = self._db.execute(query, (since_ns, until_ns)).fetchall()
+        with self._guarded("read"):
+            rows: list[Any] = self._db.execute(query, (since_ns, until_ns)).fetchall()
         return [(tuple(row[:width]), tuple(row[width:])) for row in rows]
