@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
@@ -34,6 +35,7 @@ from bifrost.core import Core
 from bifrost.doors.anthropic import AnthropicDoor, Handler, Receive, Scope, Send, broken_event
 from bifrost.errors import BifrostError
 from bifrost.governance.admission import check_model
+from bifrost.governance.declared import Minted
 from bifrost.metering.catalogue import ModelInfo
 from bifrost.metrics import exposition
 from bifrost.pipeline import Pipeline
@@ -108,6 +110,12 @@ class App:
             model = path.startswith(("/anthropic/v1/models/", "/v1/models/"))
             await (door.list_models if model else door.unknown)(scope, receive, send)
 
+    @staticmethod
+    def _show(minted: list[Minted]) -> None:
+        """New secrets go to the terminal, once, and never into a log."""
+        for key in minted:
+            print(f"Virtual key {key.name!r}, shown once: {key.secret}", file=sys.stderr)
+
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         await self.start()
@@ -122,8 +130,7 @@ class App:
             settings = await self._with_mock(self.settings)
             core = Core(settings, self.data_dir)
             if self._steward:
-                for minted in core.declare(settings):
-                    log.warning("virtual key %s created: %s", minted.name, minted.secret)
+                self._show(core.declare(settings))
                 core.start_steward()
             server = settings.server
             self._pipeline = Pipeline(
@@ -194,7 +201,7 @@ class App:
             settings = self._prepare(settings) if self._prepare else settings
             settings = await self._with_mock(settings)
             if self._steward:
-                core.declare(settings)
+                self._show(core.declare(settings))
             core.configure(settings)
         except (BifrostError, OSError) as error:
             log.error("the new configuration is not used", extra={"error": str(error)})

@@ -47,7 +47,11 @@ class Core:
         self.generation = 0
         self._stop = threading.Event()
         self._steward: threading.Thread | None = None
-        self.governor = Governor(self.identifier, self.treasury, self._configured(settings))
+        try:
+            self.governor = Governor(self.identifier, self.treasury, self._configured(settings))
+        except BaseException:
+            self.close()
+            raise
 
     def configure(self, settings: Settings) -> None:
         """Swaps in a new configuration; requests under way keep the old one."""

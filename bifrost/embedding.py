@@ -12,11 +12,10 @@ from typing import Any
 import msgspec
 
 from bifrost._fast import wire
-from bifrost.call import Call
+from bifrost.call import Call, new_request_id
 from bifrost.config.load import Loaded, default_settings, load, with_default_providers
 from bifrost.config.settings import Settings
 from bifrost.core import Core
-from bifrost.doors.anthropic import new_request_id
 from bifrost.errors import InvalidRequest
 from bifrost.governance.declared import Minted
 from bifrost.metering.usage import Usage, from_message

@@ -14,7 +14,7 @@ class BifrostError(Exception):
 
 
 class ConfigError(BifrostError):
-    """The configuration cannot be used; the text names the path in the file and what was expected."""
+    """The configuration cannot be used; the text names the path in the file and the problem."""
 
 
 class StoreError(BifrostError):

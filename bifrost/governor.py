@@ -39,7 +39,7 @@ class Governor:
         return grant
 
     def admit(self, call: Call) -> None:
-        """Reserves the worst case of ``call`` at every level, or raises a Refusal and nothing is held.
+        """Reserves the worst case of ``call`` at every level, or raises a Refusal, nothing held.
 
         Needs ``call.head``, ``call.body`` and ``call.scan``; sets grant, lane, reserved and ticket.
         """
@@ -92,7 +92,7 @@ class Governor:
             log.error("a refusal could not be recorded", extra={"error": str(error)})
 
     def settle(self, call: Call, usage: Usage | None, outcome: str) -> int:
-        """Books what a call used (None: nothing) at every level; returns nano-USD. Spends the ticket.
+        """Books what a call used (None: nothing) at every level and spends its ticket; nano-USD.
 
         If the books cannot be written the reservation stays, so nothing can be overspent.
         """

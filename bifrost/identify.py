@@ -11,7 +11,13 @@ from typing import Any
 import msgspec
 
 from bifrost._fast.gate import Plan
-from bifrost.errors import VirtualKeyBlocked, VirtualKeyNotFound, VirtualKeyRequired
+from bifrost.errors import (
+    GatewayUnavailable,
+    StoreError,
+    VirtualKeyBlocked,
+    VirtualKeyNotFound,
+    VirtualKeyRequired,
+)
 from bifrost.governance.directory import Directory
 from bifrost.governance.entities import Budget, Entity, Kind, VirtualKey, id_number
 from bifrost.governance.windows import window
@@ -118,12 +124,15 @@ class Identifier:
         return grant
 
     def _compile(self, digest: bytes) -> Grant:
-        key = self._directory.by_digest(digest)
+        try:
+            key = self._directory.by_digest(digest)
+            chain = self._directory.chain(key) if key is not None else []
+        except StoreError as error:
+            raise GatewayUnavailable(f"The gateway cannot look up keys now: {error}") from error
         if key is None:
             raise VirtualKeyNotFound(
                 "This virtual key is unknown or was revoked; ask your platform team for a new one."
             )
-        chain = self._directory.chain(key)
         for kind, entity in chain:
             if not entity.is_active:
                 raise VirtualKeyBlocked(

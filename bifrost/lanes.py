@@ -78,7 +78,7 @@ class Lanes:
         self.generation = generation
 
     def find(self, grant: Grant, asked: str) -> Lane:
-        """The lane for a model name; raises ModelNotFound, ProviderBlocked, ModelBlocked, -Unpriced."""
+        """The lane for a model name, or its refusal: not found, blocked or unpriced."""
         if grant.generation != self.generation:
             grant.lanes.clear()
             grant.generation = self.generation

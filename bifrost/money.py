@@ -1,4 +1,4 @@
-"""Money as text: int nano-USD to decimal strings (``config.settings.nano_usd`` reads them). A leaf."""
+"""Money as text: int nano-USD to decimal strings. A leaf."""
 
 from __future__ import annotations
 

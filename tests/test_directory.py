@@ -281,3 +281,18 @@ def test_a_damaged_or_impossible_store_is_told(tmp_path: Path) -> None:
 def test_facts_are_set_once(directory: Directory) -> None:
     assert directory.set_meta("token", b"a") and not directory.set_meta("token", b"b")
     assert directory.meta("token") == b"a" and directory.meta("none") is None
+
+
+def test_a_wrong_master_key_is_told_and_never_replaces_the_right_one(tmp_path: Path) -> None:
+    first = Directory(tmp_path)
+    first.create_key("k")
+    first.close()
+    right = (tmp_path / "master.key").read_bytes()
+    (tmp_path / "master.key").unlink()
+    for _ in range(2):
+        with pytest.raises(StoreError, match="restore it from a backup"):
+            Directory(tmp_path)
+    (tmp_path / "master.key").write_bytes(right)
+    again = Directory(tmp_path)
+    assert [entity.name for entity in again.all("virtual_key")] == ["k"]
+    again.close()

@@ -1,4 +1,4 @@
-"""The Anthropic door end to end: what passes untouched, what is stripped, what is refused and how."""
+"""The Anthropic door end to end: what passes, what is stripped, what is refused and how."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ def mapping(
     mock: RunningMock, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningGateway]:
     config = configuration(mock.url)
-    config["models"] = {"claude-opus-*": [{"provider": "anthropic", "model": MAPPED}],
-                        "claude-sonnet-*": [{"provider": "anthropic", "model": MAPPED}]}  # fmt: skip
+    target = [{"provider": "anthropic", "model": MAPPED}]
+    config["models"] = {"claude-opus-*": target, "claude-sonnet-*": target}
     running = RunningGateway(tmp_path_factory.mktemp("mapping"), config)
     yield running
     running.stop()

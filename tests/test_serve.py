@@ -200,7 +200,6 @@ def test_each_of_two_workers_answers(pair: RunningGateway) -> None:
     assert (total["key"], total["requests"]) == ("alice-dev", 6)
 
 
-@pytest.mark.xfail(strict=False, reason="workers inherit the prefix of request ids over the fork")
 def test_request_ids_are_unique_over_workers(pair: RunningGateway) -> None:
     ids = [answer.headers["x-request-id"] for answer in of_each(pair, 2)]
     assert len(set(ids)) == 4

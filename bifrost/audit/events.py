@@ -1,4 +1,4 @@
-"""Events: what happened, as compact versioned JSON. The outbox carries them, readers derive the rest.
+"""Events: what happened, as compact versioned JSON. The outbox carries them.
 
 Ids, not names; no content; no secrets. ``v`` rises when a field changes its meaning.
 """

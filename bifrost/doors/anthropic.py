@@ -5,8 +5,6 @@ Plain ASGI on the hot routes, no framework objects. Decides nothing.
 
 from __future__ import annotations
 
-import itertools
-import secrets
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 import msgspec
 
 from bifrost._fast import wire
-from bifrost.call import Call
+from bifrost.call import Call, new_request_id
 from bifrost.errors import (
     InvalidRequest,
     MethodNotAllowed,
@@ -30,14 +28,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-_prefix = secrets.token_hex(8)
-_numbers = itertools.count(1)
-
-
-def new_request_id() -> str:
-    """A request id, unique over processes: 16 random hex digits of this one and a number."""
-    return f"req_{_prefix}{next(_numbers):08x}"
 
 
 def error_body(kind: str, message: str, request_id: str) -> bytes:

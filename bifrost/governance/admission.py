@@ -26,7 +26,7 @@ from bifrost.patterns import any_matches
 # Fields that change the price by a known factor, or whose use the bound covers: a key may use them
 # unless its allowed_fields says otherwise.
 PRICED_FIELDS = frozenset({"service_tier", "speed", "inference_geo", "container"})
-# Fields the bound covers too, but that let the provider act on the outside world: asked for by name.
+# Fields the bound covers too, but that let the provider act on the outside world: by grant only.
 GRANTABLE_FIELDS = PRICED_FIELDS | {"mcp_servers"}
 # Fields that let a request run on another model, bill another account or use a context that is not
 # in the body: no reservation can cover them, so no key may use them.

@@ -80,9 +80,25 @@ class Directory:
             self._meta = self._env.open_db(b"meta")
         except (lmdb.Error, OSError) as error:
             raise StoreError(f"Cannot open the directory store in {self.path}: {error}") from error
-        self._hash_key = lookup_key(data_dir / "master.key")
-        self._epoch_page = self._shared_page(self.path / "epoch")
-        self._epoch = memoryview(self._epoch_page).cast("Q")
+        try:
+            self._hash_key = lookup_key(data_dir / "master.key")
+            self._epoch_page = self._shared_page(self.path / "epoch")
+            self._epoch = memoryview(self._epoch_page).cast("Q")
+            self._check_key(data_dir / "master.key")
+        except BaseException:
+            self._env.close()
+            raise
+
+    def _check_key(self, path: Path) -> None:
+        """Refuses a master key other than the one the stored virtual keys were hashed with."""
+        proof = self.digest(b"master key")
+        known = self.meta("master_key_proof")
+        if known is None:
+            self.set_meta("master_key_proof", proof)
+        elif known != proof:
+            raise StoreError(
+                f"{path} is not the key this directory was made with; restore it from a backup."
+            )
 
     @staticmethod
     def _shared_page(path: Path) -> mmap.mmap:

@@ -57,7 +57,7 @@ class Host:
     def head(
         self, method: bytes, target: bytes, host: bytes, key: int, forward: bytes, length: int
     ) -> bytes:
-        """The request head for the wire; ``forward`` are the client's own lines, already filtered."""
+        """The request head for the wire; ``forward`` are the client's own lines, filtered."""
         size = b"content-length: %d\r\n" % length if length or method == b"POST" else b""
         return b"%b %b HTTP/1.1\r\nhost: %b\r\n%baccept-encoding: identity\r\n%b%b\r\n" % (
             method,
