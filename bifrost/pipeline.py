@@ -13,12 +13,11 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from functools import lru_cache
 from typing import Any
 
-from bifrost._fast import client, wire
+from bifrost._fast import client, gate, wire
 from bifrost.call import Call
 from bifrost.errors import UpstreamError, UpstreamUnavailable
 from bifrost.governor import Governor
 from bifrost.metering.usage import Usage, from_message, from_stream, output_estimate
-from bifrost.money import usd
 from bifrost.translate import anthropic_anthropic
 from bifrost.watch import Watch
 
@@ -125,7 +124,7 @@ class Pipeline:
         extra: Headers = []
         if call.status == 200:
             cost = self.governor.settle(call, _usage_of(call, body), "ok")
-            extra.append((b"x-bf-cost-usd", usd(cost).encode()))
+            extra.append((b"x-bf-cost-usd", gate.usd(cost)))
         else:
             self.governor.settle(call, None, "error")
         await self._answer(call, send, body, extra)
@@ -141,7 +140,7 @@ class Pipeline:
         headers += call.lane.headers
         ticket = call.ticket
         if ticket is not None and ticket.remaining >= 0:
-            headers.append((b"x-bf-budget-remaining-usd", usd(ticket.remaining).encode()))
+            headers.append((b"x-bf-budget-remaining-usd", gate.usd(ticket.remaining)))
             headers.append((b"x-bf-budget-reset", _instant(ticket.resets_ns)))
         if self.debug_headers:
             spent = time.monotonic_ns() - call.began - (call.first_byte - call.began)
@@ -247,7 +246,8 @@ def _usage_of(call: Call, body: bytes) -> Usage:
                 body = zlib.decompress(body, zlib.MAX_WBITS | 32)
             except zlib.error:
                 body = b""
-    raw = wire.top_level(body, "usage")
-    return from_message(
-        raw or b"", None, input_estimate=_input_estimate(call), output_bytes=len(body)
-    )
+    raw = wire.top_level(body, "usage") or b""
+    usage = from_message(raw, None)
+    if usage.source == "reported":
+        return usage
+    return from_message(raw, None, input_estimate=_input_estimate(call), output_bytes=len(body))

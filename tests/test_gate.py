@@ -14,7 +14,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from bifrost._fast.gate import Exhausted, Gate, GateError, Plan, alive
+from bifrost import money
+from bifrost._fast.gate import Exhausted, Gate, GateError, Plan, alive, usd
 from tests.oracle import OracleGate
 
 HOUR = 3_600_000_000_000
@@ -158,7 +159,7 @@ def test_nonsense_is_refused(gate: Gate) -> None:
     with pytest.raises(ValueError, match="negative"):
         gate.settle(ticket, -1, 0, 0, b"", 1)
     with pytest.raises(ValueError, match="at most"):
-        Plan([(n, 1) for n in range(33)], endless)
+        Plan([(n, 1) for n in range(25)], endless)
     assert plan.account(0, 1) == (7, 0, 2**62)
     with pytest.raises(IndexError):
         plan.account(1, 1)
@@ -229,6 +230,13 @@ def test_the_reservation_of_a_killed_process_is_found_and_charged_once(tmp_path:
     assert gate.counters([(1, 0)])[0][:3] == (60, 0, 1)
     assert [event for _, event in gate.outbox(0, 9)] == [b"charged"]
     gate.close()
+
+
+@pytest.mark.parametrize(
+    "nano", [0, 1, -1, 10**7, 10**9, 343_000, 9_998_343_750, 123 * 10**9 + 5, -(2**62), 2**62]
+)
+def test_money_reads_the_same_from_both_writers(nano: int) -> None:
+    assert usd(nano).decode() == money.usd(nano)
 
 
 def test_timings_are_kept_where_they_happen(gate: Gate) -> None:

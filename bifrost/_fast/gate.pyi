@@ -11,6 +11,8 @@ class Exhausted(Exception):
     reserved: int
     end_ns: int
 
+def usd(nano: int) -> bytes: ...
+
 class Plan:
     def __init__(
         self, budgets: list[tuple[int, int]], window: Callable[[int, int], tuple[int, int]]

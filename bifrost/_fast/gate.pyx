@@ -16,10 +16,11 @@ import secrets
 
 import lmdb.cpython
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.stdio cimport snprintf
+from libc.string cimport memcpy, memset
 
 cdef extern from "lmdb.h" nogil:
     ctypedef struct MDB_env:
@@ -72,7 +73,7 @@ cdef enum:
     OP_NEXT = 8
     OP_SET_RANGE = 17
     NOTFOUND = -30798
-    MAX_SLOTS = 32
+    MAX_SLOTS = 24              # keeps a Ticket below the 512 bytes that Python allocates fast
     KEY = 17                    # bytes of an account key
     ROW_HEAD = 24               # amount, created, account count
     BUCKETS = 1024
@@ -194,13 +195,12 @@ cdef class Plan:
         return self.slots[index].budget, self.slots[index].start_ns, self.slots[index].end_ns
 
 
+@cython.freelist(256)
 cdef class Ticket:
     """A reservation under way. It is spent by exactly one ``settle`` or ``release``."""
 
     cdef int n
     cdef uint8_t keys[MAX_SLOTS * KEY]
-    cdef int64_t limits[MAX_SLOTS]
-    cdef int64_t ends[MAX_SLOTS]
     cdef uint64_t sequence
     cdef int64_t spent_ns       # governing so far: everything since the caller's ``since_ns``
     cdef int64_t gate_ns        # of that, the gate's own admit
@@ -208,6 +208,18 @@ cdef class Ticket:
     cdef readonly bint open
     cdef readonly int64_t remaining     # nano-USD left at the tightest level, -1 without budgets
     cdef readonly int64_t resets_ns     # when the tightest level's window ends, 0 without budgets
+
+
+def usd(int64_t nano):
+    """Nano-USD as an exact decimal with at least two places, as ``money.usd`` writes it."""
+    cdef char text[32]
+    cdef int64_t size = -nano if nano < 0 else nano
+    cdef int n = snprintf(text, sizeof(text), b"%s%lld.%09lld", b"-" if nano < 0 else b"",
+                          <long long>(size // 1000000000), <long long>(size % 1000000000))
+    cdef int least = n - 7
+    while n > least and text[n - 1] == c"0":
+        n -= 1
+    return PyBytes_FromStringAndSize(text, n)
 
 
 cdef class Timing:
@@ -358,12 +370,10 @@ cdef class Gate:
         ticket.sequence = self.sequence
         for i in range(plan.n):
             account_key(ticket.keys + i * KEY, plan.slots[i].budget, plan.slots[i].start_ns)
-            ticket.limits[i] = plan.slots[i].limit
-            ticket.ends[i] = plan.slots[i].end_ns
         cdef const char *note_at = PyBytes_AS_STRING(note)
         cdef size_t note_size = PyBytes_GET_SIZE(note)
         with nogil:
-            code = _reserve(self, ticket, note_at, note_size, now_ns, &refused, &seen)
+            code = _reserve(self, plan, ticket, note_at, note_size, now_ns, &refused, &seen)
         if refused >= 0:
             raise Exhausted(
                 refused, plan.slots[refused].limit, seen.settled, seen.reserved,
@@ -554,8 +564,8 @@ cdef inline void _reservation_key(uint8_t *key, uint32_t owner, uint64_t sequenc
     put64(key + 5, sequence)
 
 
-cdef int _reserve(Gate gate, Ticket ticket, const char *note, size_t note_size, int64_t now_ns,
-                  int *refused, Cell *seen) noexcept nogil:
+cdef int _reserve(Gate gate, Plan plan, Ticket ticket, const char *note, size_t note_size,
+                  int64_t now_ns, int *refused, Cell *seen) noexcept nogil:
     cdef MDB_txn *txn = NULL
     cdef MDB_cursor *cursor = NULL
     cdef int code
@@ -564,7 +574,7 @@ cdef int _reserve(Gate gate, Ticket ticket, const char *note, size_t note_size, 
         return code
     code = lm.cursor_open(txn, gate.dbi, &cursor)
     if code == 0:
-        code = _hold(cursor, ticket, refused, seen)
+        code = _hold(cursor, plan, ticket, refused, seen)
         lm.cursor_close(cursor)
     if code == 0 and refused[0] < 0:
         code = _note(gate, txn, ticket, note, note_size, now_ns)
@@ -574,7 +584,8 @@ cdef int _reserve(Gate gate, Ticket ticket, const char *note, size_t note_size, 
     return lm.txn_commit(txn)
 
 
-cdef int _hold(MDB_cursor *cursor, Ticket ticket, int *refused, Cell *seen) noexcept nogil:
+cdef int _hold(MDB_cursor *cursor, Plan plan, Ticket ticket, int *refused,
+               Cell *seen) noexcept nogil:
     """Adds the amount to each account in turn; the caller aborts all if one cannot hold it."""
     cdef MDB_val key, data
     cdef Cell cell
@@ -591,14 +602,14 @@ cdef int _hold(MDB_cursor *cursor, Ticket ticket, int *refused, Cell *seen) noex
             memset(&cell, 0, sizeof(Cell))
         else:
             return known
-        left = ticket.limits[i] - cell.settled - cell.reserved - ticket.amount
+        left = plan.slots[i].limit - cell.settled - cell.reserved - ticket.amount
         if left < 0:
             refused[0] = i
             seen[0] = cell
             return 0
         if ticket.remaining < 0 or left < ticket.remaining:
             ticket.remaining = left
-            ticket.resets_ns = ticket.ends[i]
+            ticket.resets_ns = plan.slots[i].end_ns
         cell.reserved += ticket.amount
         key.mv_size, key.mv_data = KEY, ticket.keys + i * KEY
         data.mv_size, data.mv_data = sizeof(Cell), &cell
