@@ -19,7 +19,7 @@ $(VENV)/.made: $(PIN)
 	  f"Bifrost needs Python 3.11 or newer; $(PYTHON) is {v[0]}.{v[1]}. Use: make PYTHON=python3.12")'
 	@$(PYTHON) -m venv $(VENV) || { echo "Could not make a virtual environment: install Python's venv module (Debian: python3-venv)."; exit 1; }
 	@echo "Installing into $(VENV) ..."
-	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install -q -c $(PIN) setuptools cython
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install -q -c $(PIN) 'setuptools>=80' cython
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.made pyproject.toml setup.py $(SOURCES)
