@@ -89,7 +89,8 @@ def _terminated(_: int, __: FrameType | None) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0, 1 when a run had errors, 130 when interrupted."""
     wanted, out = options(arguments)
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell may have SIGINT ignored
+        signal.signal(number, _terminated)
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(round(60 + 2 * RUNS * wanted.repeats * (wanted.seconds + 1)))
     try:

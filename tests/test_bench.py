@@ -228,9 +228,13 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path, number: int) -
     while len(inside(tmp_path)) < 4 and time.monotonic() < deadline:
         time.sleep(0.05)
     running.send_signal(number)
-    assert running.wait(30) == 130
-    said = running.stderr.read()
-    running.stderr.close()
+    try:
+        assert running.wait(30) == 130
+        said = running.stderr.read()
+    finally:
+        running.kill()
+        running.wait()
+        running.stderr.close()
     assert "nothing is written" in said
     assert not inside(tmp_path)
     assert not list(tmp_path.glob("*bench*"))

@@ -143,6 +143,8 @@ class AnthropicDoor:
                     raise RequestTooLarge(f"The request body is larger than {limit} bytes.")
                 parts.append(part)
             body = b"".join(parts)
+        elif len(body) > limit:  # chunked, but arrived whole before we looked
+            raise RequestTooLarge(f"The request body is larger than {limit} bytes.")
         if call.head.content_encoding:
             body = _decoded(body, call.head.content_encoding, limit)
         call.body = body
