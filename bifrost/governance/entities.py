@@ -18,6 +18,7 @@ PREFIX: dict[str, str] = {
     "user": "usr_",
     "virtual_key": "vk_",
     "budget": "bud_",
+    "rate_limit": "lim_",
 }
 
 
@@ -31,8 +32,22 @@ def id_number(identifier: str) -> int:
     return int(identifier[-16:], 16)
 
 
+class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another limit for some windows: ``max_limit`` nano-USD from ``start_at`` until ``end_at``."""
+
+    max_limit: int
+    start_at: int
+    end_at: int
+    reason: str = ""
+
+
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A cap on spending per window. ``max_limit`` is nano-USD, ``created_at`` nanoseconds."""
+    """A cap on spending per window. ``max_limit`` is nano-USD, the instants are nanoseconds.
+
+    ``provider`` narrows it to what goes to that provider (a key's only). ``fiscal_start`` is the
+    month, 1 to 12, in which aligned quarters and years begin. ``reset_at`` is the last manual
+    reset: the window that holds it begins anew there.
+    """
 
     id: str
     max_limit: int
@@ -40,6 +55,26 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     calendar_aligned: bool = False
     time_zone: str = "UTC"
     created_at: int
+    provider: str | None = None
+    overdraft: Literal["none", "last_request"] = "none"
+    tight: Literal["wait,clamp", "wait", "clamp", "refuse"] = "wait,clamp"
+    fiscal_start: int = 1
+    reset_at: int = 0
+    override: Override | None = None
+
+
+class RateLimit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A cap on requests or tokens in any ``window``, or on requests at the same time.
+
+    ``provider`` and ``model`` (globs) narrow what it counts; None is everything.
+    """
+
+    id: str
+    metric: Literal["requests", "tokens", "input_tokens", "output_tokens", "concurrency"]
+    max_limit: int
+    window: str = "1m"
+    provider: str | None = None
+    model: str | None = None
 
 
 class ProviderRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,12 +87,17 @@ class ProviderRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Entity(msgspec.Struct, frozen=True, kw_only=True):
-    """What customers, teams, users and keys have in common."""
+    """What customers, teams, users and keys have in common.
+
+    ``provider_configs`` of a customer, team or user narrow what is below; empty does not.
+    """
 
     id: str
     name: str
     is_active: bool = True
     budgets: tuple[Budget, ...] = ()
+    rate_limits: tuple[RateLimit, ...] = ()
+    provider_configs: tuple[ProviderRule, ...] = ()
     created_at: int
     updated_at: int
 
