@@ -14,7 +14,7 @@ modules = [
     Extension(
         f"bifrost._fast.{path.stem}",
         [path.as_posix()],
-        libraries=["dl"] if path.stem == "gate" else [],
+        libraries={"home": ["dl"], "gate": ["pthread"]}.get(path.stem, []),
         extra_compile_args=["-Og", "-g"] if debug else ["-O3", "-g0"],
         extra_link_args=[] if debug else ["-Wl,-s"],
         depends=[header.as_posix() for header in sorted(Path("bifrost/_fast").glob("*.h"))],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from bifrost._fast.gate import Timing
+from bifrost._fast.timing import Timing
 from bifrost.core import Core
 
 QUANTILES = (0.5, 0.9, 0.99, 0.999)

@@ -110,7 +110,7 @@ def gate(tmp_path: Path) -> Any:
     opened.close()
 
 
-def test_the_outbox_rises_for_ever_and_keeps_its_newest_entry(gate: Gate) -> None:
+def test_the_outbox_rises_for_ever(gate: Gate) -> None:
     for number in range(700):
         gate.append(b"%d" % number, 1000 if number % 3 else 5)  # time stands still, or goes back
     rows = gate.outbox(0, 1000)
@@ -119,7 +119,7 @@ def test_the_outbox_rises_for_ever_and_keeps_its_newest_entry(gate: Gate) -> Non
     gate.forget(rows[400][0])
     assert gate.outbox(0, 1000) == rows[401:]
     gate.forget(2**63)
-    assert gate.outbox(0, 1000) == rows[-1:]
+    assert gate.outbox(0, 1000) == []
     gate.append(b"next", 5)
     assert gate.outbox(rows[-1][0], 10) == [(rows[-1][0] + 1, b"next")]
 
@@ -142,7 +142,7 @@ def test_a_full_map_is_an_error_and_changes_nothing(tmp_path: Path) -> None:
     plan = Plan([(7, 10**12)], endless)
     ticket = small.admit(plan, 10, b"", 1)
     with pytest.raises(GateError, match="MAP_FULL"):
-        for _ in range(2000):
+        for _ in range(4000):
             small.append(b"x" * 1000, 1)
     assert small.counters([(7, 0)])[0][:2] == (0, 10)
     small.forget(2**63)

@@ -1,6 +1,8 @@
 from collections.abc import Callable
 from os import PathLike
 
+from bifrost._fast.timing import Timing
+
 class GateError(Exception):
     code: int
 
@@ -26,15 +28,10 @@ class Ticket:
     remaining: int
     resets_ns: int
 
-class Timing:
-    count: int
-    total_ns: int
-    def quantile(self, q: float) -> int: ...
-    def clear(self) -> None: ...
-
 class Gate:
     owner: int
     directory: str
+    unclean: bool
     gating: Timing
     admitting: Timing
     settling: Timing
@@ -59,6 +56,7 @@ class Gate:
     def outbox(self, after: int, most: int) -> list[tuple[int, bytes]]: ...
     def reservations(self, most: int = ...) -> list[tuple[int, int, int, int, bytes]]: ...
     def forget(self, upto: int) -> None: ...
+    def retire(self, idle_since_ns: int, now_ns: int, start: int = 0, span: int = 65536) -> int: ...
     def reclaim(self, owner: int, sequence: int, event: bytes, now_ns: int) -> bool: ...
     def sync(self) -> None: ...
 

@@ -1,56 +1,50 @@
 # cython: freethreading_compatible=True
-"""The gate: reservations and settlements over LMDB, one write transaction each, without the GIL.
+"""The gate: reservations and settlements at every budget level at once, whole or not at all.
 
-A compiled leaf; it knows budgets only as numbers. The state environment is one B-tree:
-
-    0x01 budget window   -> Cell (64 bytes)     what is settled and reserved in that window
-    0x02 owner sequence  -> amount, time, accounts, note     one row per reservation under way
-    0xf0 sequence        -> event bytes         the outbox, oldest first
-
-Integers in keys are big-endian, so that the tree sorts them; money is int64 nano-USD.
+A compiled leaf; it knows budgets only as numbers. Money under way is held in the ledger, a mapped
+file (``ledger.h``); what rests, and events the ledger has no room for, in LMDB (``home.pyx``).
+The lock order is LMDB's writer first, the ledger second. Money is int64 nano-USD.
 """
 
-import os
+import errno
 import fcntl
+import os
 import secrets
 
-import lmdb.cpython
-
 cimport cython
+from posix.unistd cimport close
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
 
-from .lmdb_api cimport (
-    NOMEMINIT, NORDAHEAD, NOSYNC, NOTFOUND, NOTLS, RDONLY, WRITEMAP,
-    OP_GET_CURRENT, OP_LAST, OP_NEXT, OP_SET, OP_SET_RANGE, PUT_APPEND, PUT_CURRENT, PUT_RESERVE,
-    MDB_cursor, MDB_dbi, MDB_env, MDB_txn, MDB_val, lm, lm_bind, now_mono,
+from .home cimport Home, home_row
+from .ledger cimport (
+    LED_FULL, LED_GONE, LED_NO_ROOM, LED_NOTE, LED_REFUSED, LED_RING, LED_SLOTS, LED_STALE,
+    led_append, led_asleep, led_cell, led_close, led_entry, led_give_cell, led_is, led_lock, led_next,
+    led_open, led_record, led_reserve, led_resting, led_settle, led_slot, led_span, led_take_cell,
+    led_turn, led_unlock, ledger,
 )
+from .lmdb_api cimport NOTFOUND, MDB_txn
+from .timing cimport Timing, now_mono
 
 cdef enum:
-    MAX_SLOTS = 24              # keeps a Ticket below the 512 bytes that Python allocates fast
-    KEY = 17                    # bytes of an account key
-    ROW_HEAD = 24               # amount, created, account count
-    BUCKETS = 1024
+    RETIRED_AT_ONCE = 256       # cells moved out in one LMDB transaction
 
-cdef uint8_t ACCOUNT = 0x01
-cdef uint8_t RESERVATION = 0x02
-cdef uint8_t OUTBOX = 0xF0
-
-cdef const char *_missing = lm_bind(os.fsencode(lmdb.cpython.__file__))
-if _missing != NULL:
-    raise ImportError(
-        "bifrost needs the lmdb package's own LMDB 0.9 functions and did not find "
-        f"{(<bytes>_missing).decode()!r} in {lmdb.cpython.__file__}; install lmdb>=3,<4"
-    )
+cdef int64_t DAY_NS = 86_400_000_000_000
+cdef int errno_io = errno.EIO
 
 
 class GateError(Exception):
-    """The state store cannot be read or written; ``code`` is LMDB's error number."""
+    """The state store cannot be read or written; ``code`` is LMDB's or the system's error number."""
 
     def __init__(self, what, int code):
-        text = lm.strerror_(code).decode("ascii", "replace")
+        if code == LED_FULL:
+            text = "no place is left for another request in flight"
+        elif code == LED_GONE:
+            text = "the reservation is not there any more"
+        else:
+            text = Home().why(code)
         super().__init__(f"{what}: {text} ({code})")
         self.code = code
 
@@ -67,43 +61,6 @@ class Exhausted(Exception):
         self.end_ns = end_ns
 
 
-cdef struct Cell:
-    int64_t settled             # nano-USD
-    int64_t reserved            # nano-USD
-    int64_t requests
-    int64_t input_tokens
-    int64_t output_tokens
-    int64_t updated_ns
-    int64_t spare[2]
-
-
-cdef struct Slot:
-    uint64_t budget
-    int64_t limit
-    int64_t start_ns
-    int64_t end_ns
-
-
-cdef inline void put64(uint8_t *p, uint64_t v) noexcept nogil:
-    cdef int i
-    for i in range(8):
-        p[i] = <uint8_t>(v >> (56 - 8 * i))
-
-
-cdef inline uint64_t get64(const uint8_t *p) noexcept nogil:
-    cdef uint64_t v = 0
-    cdef int i
-    for i in range(8):
-        v = (v << 8) | p[i]
-    return v
-
-
-cdef inline void account_key(uint8_t *key, uint64_t budget, int64_t start_ns) noexcept nogil:
-    key[0] = ACCOUNT
-    put64(key + 1, budget)
-    put64(key + 9, <uint64_t>start_ns)
-
-
 cdef class Plan:
     """The budgets one grant must clear, in the order in which a refusal is reported.
 
@@ -111,36 +68,35 @@ cdef class Plan:
     (start_ns, end_ns) of that budget's current window and is asked only when the known one ended.
     """
 
-    cdef int n
-    cdef Slot slots[MAX_SLOTS]
-    cdef object window
-    cdef int64_t first_end
-
     def __cinit__(self, list budgets, window):
-        if len(budgets) > MAX_SLOTS:
-            raise ValueError(f"a request can be under at most {MAX_SLOTS} budgets, not {len(budgets)}")
+        if len(budgets) > LED_SLOTS:
+            raise ValueError(f"a request can be under at most {LED_SLOTS} budgets, not {len(budgets)}")
         self.window = window
         self.n = len(budgets)
         self.first_end = 0
+        self.last_start = 0
         for i, (number, limit) in enumerate(budgets):
             self.slots[i].budget = number
             self.slots[i].limit = limit
             self.slots[i].start_ns = 0
             self.slots[i].end_ns = 0
+            self.slots[i].cell = 0xFFFFFFFF
 
     def __len__(self):
         return self.n
 
     cdef int refresh(self, int64_t now_ns) except -1:
         cdef int i
-        cdef int64_t first = 0x7FFFFFFFFFFFFFFF
+        cdef int64_t first = 0x7FFFFFFFFFFFFFFF, last = -0x7FFFFFFFFFFFFFFF
         for i in range(self.n):
             if now_ns >= self.slots[i].end_ns or now_ns < self.slots[i].start_ns:
                 start, end = self.window(i, now_ns)
                 self.slots[i].start_ns = start
                 self.slots[i].end_ns = end
             first = min(first, self.slots[i].end_ns)
+            last = max(last, self.slots[i].start_ns)
         self.first_end = first
+        self.last_start = last
         return 0
 
     def account(self, int index, int64_t now_ns):
@@ -153,17 +109,11 @@ cdef class Plan:
 
 @cython.freelist(256)
 cdef class Ticket:
-    """A reservation under way. It is spent by exactly one ``settle`` or ``release``."""
+    """A reservation under way, spent by exactly one ``settle``.
 
-    cdef int n
-    cdef uint8_t keys[MAX_SLOTS * KEY]
-    cdef uint64_t sequence
-    cdef int64_t spent_ns       # governing so far: everything since the caller's ``since_ns``
-    cdef int64_t gate_ns        # of that, the gate's own admit
-    cdef readonly int64_t amount
-    cdef readonly bint open
-    cdef readonly int64_t remaining     # nano-USD left at the tightest level, -1 without budgets
-    cdef readonly int64_t resets_ns     # when the tightest level's window ends, 0 without budgets
+    ``amount`` and ``remaining`` (what the tightest level has left, -1 without budgets) are
+    nano-USD; ``resets_ns`` is when that level's window ends, 0 without budgets.
+    """
 
 
 def usd(int64_t nano):
@@ -178,100 +128,85 @@ def usd(int64_t nano):
     return PyBytes_FromStringAndSize(text, n)
 
 
-cdef class Timing:
-    """A log-linear histogram of nanoseconds (16 steps per power of two, error below 6.3 %)."""
-
-    cdef uint64_t counts[BUCKETS]
-    cdef readonly uint64_t count
-    cdef readonly uint64_t total_ns
-
-    cdef void add(self, int64_t ns) noexcept:
-        cdef int exponent = 0
-        cdef uint64_t v = <uint64_t>ns if ns > 0 else 0
-        cdef uint64_t w = v >> 4
-        while w:
-            exponent += 1
-            w >>= 1
-        cdef int index = <int>v if exponent == 0 else exponent * 16 + <int>((v >> (exponent - 1)) & 15)
-        if index >= BUCKETS:
-            index = BUCKETS - 1
-        self.counts[index] += 1
-        self.count += 1
-        self.total_ns += v
-
-    def quantile(self, double q):
-        """The upper edge, in ns, of the bucket that holds quantile ``q`` (0..1); 0 when empty."""
-        cdef uint64_t want = <uint64_t>(q * self.count) + 1
-        cdef uint64_t seen = 0
-        cdef int i
-        for i in range(BUCKETS):
-            seen += self.counts[i]
-            if self.counts[i] and seen >= min(want, self.count):
-                return i if i < 16 else (16 + i % 16 + 1) << (i // 16 - 1)
-        return 0
-
-    def clear(self):
-        memset(self.counts, 0, sizeof(self.counts))
-        self.count = 0
-        self.total_ns = 0
+def _boot():
+    """What tells this run of the machine from the last; empty where the system does not say."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return file.read(36)
+    except OSError:
+        return b""
 
 
 cdef class Gate:
     """The shared state of one data directory: open once per process, after any fork.
 
-    ``directory`` is made if needed; ``map_size`` bounds the file (sparse). Raises GateError.
+    ``directory`` is made if needed; ``map_size`` bounds the LMDB file (sparse). Raises GateError.
     Every process that opens it gets an owner number, held by a lock on ``owner-N.lock``: when the
     process dies, however it dies, the lock is free and its reservations can be found.
+    ``unclean``: the machine went down while the state was open, so what it holds may be old.
+    ``gating`` times the gate's own part of a request; ``admitting`` and ``settling`` all since
+    their ``since_ns``; ``governing`` both together.
     """
 
-    cdef MDB_env *env
-    cdef MDB_dbi dbi
-    cdef uint64_t sequence
-    cdef int owner_fd
-    cdef readonly uint32_t owner
-    cdef readonly str directory
-    cdef readonly Timing gating         # this gate's admit + settle of one request
-    cdef readonly Timing admitting      # the same and what came before, since ``since_ns``
-    cdef readonly Timing settling
-    cdef readonly Timing governing      # admitting + settling of one request
-
     def __cinit__(self, directory, size_t map_size=1 << 30):
-        self.env = NULL
-        self.owner_fd = -1
+        self.owner_fd = self.ledger_fd = self.using_fd = -1
         self.directory = os.fspath(directory)
         self.gating = Timing()
         self.admitting = Timing()
         self.settling = Timing()
         self.governing = Timing()
+        self.home = Home()
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
-        self._open(os.fsencode(self.directory), map_size)
+        _check(f"cannot open the state store in {self.directory}",
+               self.home.open(os.fsencode(self.directory), map_size))
+        self._open_ledger()
         self._take_owner()
 
-    cdef int _open(self, bytes path, size_t map_size) except -1:
-        cdef MDB_txn *txn = NULL
-        cdef int dead = 0
-        _check("cannot create the state environment", lm.env_create(&self.env))
-        lm.env_set_mapsize(self.env, map_size)
-        lm.env_set_maxreaders(self.env, 512)
-        _check(
-            f"cannot open the state store in {self.directory}",
-            lm.env_open(self.env, path, WRITEMAP | NOSYNC | NOTLS | NORDAHEAD | NOMEMINIT, 0o600),
-        )
-        lm.reader_check(self.env, &dead)
-        _check("cannot start a transaction", lm.txn_begin(self.env, NULL, 0, &txn))
-        code = lm.dbi_open(txn, NULL, 0, &self.dbi)
-        if code:
-            lm.txn_abort(txn)
-            _check("cannot open the state tree", code)
-        _check("cannot commit", lm.txn_commit(txn))
+    cdef int _open_ledger(self) except -1:
+        """Opens the ledger; the first process of a data directory puts it in order for the rest."""
+        cdef uint64_t fresh = secrets.randbits(63) + 1
+        cdef bint alone = True
+        path = os.path.join(self.directory, "ledger")
+        opening = _file(path + ".opening")
+        try:
+            fcntl.flock(opening, fcntl.LOCK_EX)
+            self.ledger_fd = _file(path)
+            self.using_fd = _file(path + ".using")
+            try:
+                fcntl.flock(self.using_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                alone = False
+            _check(f"cannot open the ledger {path}",
+                   led_open(&self.books, self.ledger_fd, alone, fresh))
+            if alone:
+                self._recognise(fresh)
+            fcntl.flock(self.using_fd, fcntl.LOCK_SH)
+        finally:
+            os.close(opening)
+        return 0
+
+    cdef int _recognise(self, uint64_t fresh) except -1:
+        """Makes sure that ledger and rows belong together, and notes how they were left."""
+        cdef uint64_t known = 0
+        cdef bytes boot = _boot()
+        cdef int code = self.home.identity(&known)
+        if code == NOTFOUND and self.books.head.identity == fresh:
+            known = fresh
+            code = self.home.name(fresh)
+        if code == NOTFOUND or (code == 0 and known != self.books.head.identity):
+            raise GateError(f"{self.directory}: ledger and data.mdb do not belong together, "
+                            "restore both from one backup", errno.EINVAL)
+        _check("cannot read the state store", code)
+        self.unclean = not self.books.head.clean and self.books.head.boot[:len(boot)] != boot
+        memcpy(self.books.head.boot, PyBytes_AS_STRING(boot), len(boot))
+        self.books.head.clean = 0
         return 0
 
     cdef int _take_owner(self) except -1:
         while True:
             owner = secrets.randbits(31) + 1
-            path = os.path.join(self.directory, f"owner-{owner}.lock")
             try:
-                fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+                fd = _file(os.path.join(self.directory, f"owner-{owner}.lock"), os.O_EXCL)
             except FileExistsError:
                 continue
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -282,74 +217,107 @@ cdef class Gate:
 
     def close(self):
         """Flushes the state to disk and gives up the owner number; further calls raise GateError."""
-        if self.env == NULL:
+        if self.home.env == NULL:
             return
-        with nogil:
-            lm.env_sync(self.env, 1)
-            lm.env_close(self.env)
-        self.env = NULL
+        self._flush()
+        try:
+            fcntl.flock(self.using_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.books.head.clean = 1       # nobody else has it open
+            self._flush()
+        except BlockingIOError:
+            pass
+        led_close(&self.books)
+        self.home.close()
         os.unlink(os.path.join(self.directory, f"owner-{self.owner}.lock"))
-        os.close(self.owner_fd)
+        for fd in (self.using_fd, self.ledger_fd, self.owner_fd):
+            os.close(fd)
+        self.owner_fd = self.ledger_fd = self.using_fd = -1
 
     def __dealloc__(self):
-        if self.env != NULL:
-            lm.env_close(self.env)
-            if self.owner_fd >= 0:
-                os.close(self.owner_fd)
+        led_close(&self.books)
+        for fd in (self.using_fd, self.ledger_fd, self.owner_fd):
+            if fd >= 0:
+                close(fd)
+
+    def _flush(self):
+        with nogil:
+            code = self.home.sync()
+        _check("cannot flush the state", code)
+        os.fsync(self.ledger_fd)
+
+    def sync(self):
+        """Writes the state through to the disk (a clean stop does this by itself)."""
+        self._require()
+        self._flush()
 
     cdef int _require(self) except -1:
-        if self.env == NULL:
-            raise GateError("the state store is closed", 22)
+        if self.books.base == NULL:
+            raise GateError("the state store is closed", errno.EINVAL)
         return 0
+
+    # -- money -----------------------------------------------------------------------------------
 
     def admit(self, Plan plan, int64_t amount, bytes note, int64_t now_ns, int64_t since_ns=0):
         """Reserves ``amount`` nano-USD under every budget of the plan, or nothing.
 
-        ``note`` is kept with the reservation for whoever finds it after a crash; ``now_ns`` is wall
-        time, ``since_ns`` the monotonic time from which the cost of admitting is counted.
-        Returns a Ticket; raises Exhausted for the first budget that cannot hold it, GateError.
+        ``note``, up to 704 bytes, is kept with the reservation for whoever finds it after a crash;
+        ``now_ns`` is wall time, ``since_ns`` the monotonic time from which the cost of admitting is
+        counted. Returns a Ticket; raises Exhausted for the first budget that cannot hold it,
+        GateError.
         """
+        return self.hold(plan, amount, PyBytes_AS_STRING(note), PyBytes_GET_SIZE(note), now_ns,
+                         since_ns)
+
+    cdef Ticket hold(self, Plan plan, int64_t amount, const char *note, size_t note_size,
+                     int64_t now_ns, int64_t since_ns):
         cdef int64_t entered = now_mono()
-        cdef int64_t left
+        cdef int which = 0, tight = 0, code
         cdef Ticket ticket
-        cdef Cell seen
-        cdef int i, code, refused = -1
         self._require()
         if amount < 0:
             raise ValueError("an amount cannot be negative")
-        if now_ns >= plan.first_end or now_ns < plan.slots[0].start_ns:
+        if note_size > LED_NOTE:
+            raise ValueError(f"a note has at most {LED_NOTE} bytes, not {note_size}")
+        if now_ns >= plan.first_end or now_ns < plan.last_start:
             plan.refresh(now_ns)
         ticket = Ticket.__new__(Ticket)
-        ticket.n = plan.n
-        ticket.amount = amount
         self.sequence += 1
         ticket.sequence = self.sequence
-        for i in range(plan.n):
-            account_key(ticket.keys + i * KEY, plan.slots[i].budget, plan.slots[i].start_ns)
-        cdef const char *note_at = PyBytes_AS_STRING(note)
-        cdef size_t note_size = PyBytes_GET_SIZE(note)
-        with nogil:
-            code = _reserve(self, plan, ticket, note_at, note_size, now_ns, &refused, &seen)
-        if refused >= 0:
-            raise Exhausted(
-                refused, plan.slots[refused].limit, seen.settled, seen.reserved,
-                plan.slots[refused].end_ns,
-            )
+        ticket.amount = amount
+        while True:
+            code = led_reserve(&self.books, plan.slots, plan.n, self.owner, ticket.sequence, amount,
+                               note, note_size, now_ns, &ticket.record, &which, &ticket.remaining,
+                               &tight)
+            if code != LED_STALE:
+                break
+            self._locate(&plan.slots[which], now_ns)
+        if code == LED_REFUSED:
+            self._refuse(&plan.slots[which], which)
         if code:
             raise GateError("cannot reserve", code)
+        ticket.resets_ns = plan.slots[tight].end_ns if plan.n else 0
         ticket.open = True
-        left = now_mono()
+        cdef int64_t left = now_mono()
         ticket.gate_ns = left - entered
         ticket.spent_ns = left - (since_ns if since_ns else entered)
         self.admitting.add(ticket.spent_ns)
         return ticket
 
+    cdef int _refuse(self, led_slot *slot, int which) except -1:
+        cdef led_cell *cell = &self.books.cells[slot.cell]
+        raise Exhausted(which, slot.limit, cell.settled, cell.reserved, slot.end_ns)
+
     def settle(self, Ticket ticket, int64_t cost, int64_t input_tokens, int64_t output_tokens,
                bytes event, int64_t now_ns, int64_t since_ns=0):
         """Books ``cost`` at every level, frees the reservation and appends ``event`` to the outbox.
 
-        All in one transaction. Raises ValueError on a spent ticket, GateError (ticket stays open).
+        All or nothing. Raises ValueError on a spent ticket, GateError (the ticket stays open).
         """
+        self.book(ticket, cost, input_tokens, output_tokens, PyBytes_AS_STRING(event),
+                  PyBytes_GET_SIZE(event), now_ns, since_ns)
+
+    cdef int book(self, Ticket ticket, int64_t cost, int64_t input_tokens, int64_t output_tokens,
+                  const char *event, size_t size, int64_t now_ns, int64_t since_ns) except -1:
         cdef int64_t entered = now_mono()
         cdef int64_t left, took
         cdef int code
@@ -358,11 +326,12 @@ cdef class Gate:
             raise ValueError("this ticket is already settled or released")
         if cost < 0:
             raise ValueError("a cost cannot be negative")
-        cdef const char *event_at = PyBytes_AS_STRING(event)
-        cdef size_t event_size = PyBytes_GET_SIZE(event)
-        with nogil:
-            code = _settle(self, ticket, cost, input_tokens, output_tokens, event_at, event_size,
-                           now_ns)
+        while True:
+            code = led_settle(&self.books, ticket.record, self.owner, ticket.sequence, cost,
+                              input_tokens, output_tokens, event, size, now_ns)
+            if code != LED_NO_ROOM:
+                break
+            self._spill()
         if code:
             raise GateError("cannot settle", code)
         ticket.open = False
@@ -371,138 +340,289 @@ cdef class Gate:
         self.gating.add(left - entered + ticket.gate_ns)
         self.settling.add(took)
         self.governing.add(took + ticket.spent_ns)
+        return 0
 
     def append(self, bytes event, int64_t now_ns):
         """Appends an event that moves no money (a refusal, an administrative act)."""
-        cdef Ticket nothing = Ticket.__new__(Ticket)
         cdef int code
         self._require()
-        nothing.n = 0
-        nothing.sequence = 0
-        cdef const char *event_at = PyBytes_AS_STRING(event)
-        cdef size_t event_size = PyBytes_GET_SIZE(event)
-        with nogil:
-            code = _settle(self, nothing, 0, 0, 0, event_at, event_size, now_ns)
+        while True:
+            code = led_append(&self.books, PyBytes_AS_STRING(event), PyBytes_GET_SIZE(event), now_ns)
+            if code != LED_NO_ROOM:
+                break
+            self._spill()
         if code:
             raise GateError("cannot append to the outbox", code)
 
+    # -- accounts --------------------------------------------------------------------------------
+
+    cdef int _locate(self, led_slot *slot, int64_t now_ns) except -1:
+        """Finds the cell of a slot's window; makes one, with what is known, if it has none."""
+        cdef home_row row
+        cdef led_cell empty
+        cdef MDB_txn *txn = NULL
+        cdef int found = self.home.row(NULL, slot.budget, slot.start_ns, &row)
+        cdef int code
+        if found == 0 and row.live and led_is(&self.books, row.cell, slot.budget, slot.start_ns):
+            slot.cell = row.cell
+            return 0
+        _check("cannot write the state store", self.home.begin(&txn))
+        found = self.home.row(txn, slot.budget, slot.start_ns, &row)
+        if found == NOTFOUND:
+            memset(&row, 0, sizeof(row))
+        elif found:
+            self.home.abort(txn)
+            _check("cannot read the state store", found)
+        if row.live:
+            code = _wake(&self.books, slot, row.cell)   # while no mover can begin
+            self.home.abort(txn)
+            return _check("the counters of a budget are damaged", code)
+        memset(&empty, 0, sizeof(empty))
+        empty.budget, empty.start_ns = slot.budget, slot.start_ns
+        if found == NOTFOUND:
+            row.content = empty
+        row.content.updated_ns = now_ns
+        code = led_lock(&self.books)
+        if code == 0:
+            code = led_take_cell(&self.books, &row.content, &row.cell)
+            led_unlock(&self.books)
+        if code:
+            self.home.abort(txn)
+            raise GateError("cannot make room for another budget", code)
+        row.live, row.end_ns = 1, slot.end_ns
+        code = self.home.keep(txn, &empty, &row)
+        if code:
+            self.home.abort(txn)
+        else:
+            code = self.home.commit(txn)
+        if code:
+            led_lock(&self.books)
+            led_give_cell(&self.books, row.cell)
+            led_unlock(&self.books)
+            raise GateError("cannot make room for another budget", code)
+        slot.cell = row.cell
+        return 0
+
+    def retire(self, int64_t idle_since_ns, int64_t now_ns, uint32_t start=0, uint32_t span=65536):
+        """Moves counters that rested since ``idle_since_ns`` out of the ledger.
+
+        Looks at ``span`` cells from number ``start`` on, moves up to 256 of them and returns the
+        number to go on from, 0 at the end. Windows that ended a day ago are dropped.
+        """
+        cdef MDB_txn *txn = NULL
+        cdef uint32_t moved[RETIRED_AT_ONCE]
+        cdef uint32_t cell = start
+        cdef int n = 0, i, code
+        self._require()
+        cdef uint64_t used = self.books.head.cells_used
+        _check("cannot write the state store", self.home.begin(&txn))
+        code = 0
+        while code == 0 and cell < used and cell - start < span and n < RETIRED_AT_ONCE:
+            if led_resting(&self.books, cell, idle_since_ns):
+                moved[n] = 0xFFFFFFFF
+                code = self._move_out(txn, cell, idle_since_ns, now_ns, &moved[n])
+                n += moved[n] == cell
+            cell += 1
+        if code == 0:
+            code = self.home.commit(txn)
+        else:
+            self.home.abort(txn)
+        _check("cannot move counters out of the ledger", led_lock(&self.books))
+        for i in range(n):
+            if code == 0:
+                led_give_cell(&self.books, moved[i])
+            else:
+                led_turn(&self.books, moved[i])
+        led_unlock(&self.books)
+        _check("cannot move counters out of the ledger", code)
+        return 0 if cell >= used else cell
+
+    cdef int _move_out(self, MDB_txn *txn, uint32_t cell, int64_t idle_since_ns, int64_t now_ns,
+                       uint32_t *moved) noexcept:
+        """Puts a cell to sleep and its content into its row; ``moved`` names it if it was done."""
+        cdef led_cell content
+        cdef home_row row
+        cdef bint slept
+        cdef int code = led_lock(&self.books)
+        if code:
+            return code
+        content = self.books.cells[cell]
+        led_unlock(&self.books)
+        code = self.home.row(txn, content.budget, content.start_ns, &row)
+        slept = code == NOTFOUND or (code == 0 and (not row.live or row.cell != cell))
+        if slept:               # its mover died, or its maker before anybody could know it
+            content.budget = ~content.budget
+            code = self.home.row(txn, content.budget, content.start_ns, &row)
+            if code == NOTFOUND or (code == 0 and (not row.live or row.cell != cell)):
+                moved[0] = cell
+                return 0
+        if code:
+            return code
+        code = led_lock(&self.books)
+        if code:
+            return code
+        if slept or led_resting(&self.books, cell, idle_since_ns):
+            if not slept:
+                led_turn(&self.books, cell)
+            content = self.books.cells[cell]
+            content.budget = ~content.budget
+            moved[0] = cell
+        led_unlock(&self.books)
+        if moved[0] != cell:
+            return 0            # somebody uses it again
+        if row.end_ns < now_ns - DAY_NS:
+            return self.home.drop(txn, &content)
+        row.live, row.content = 0, content
+        return self.home.keep(txn, &content, &row)
+
     def counters(self, list accounts):
         """(settled, reserved, requests, input tokens, output tokens) of each (budget, start ns)."""
-        cdef MDB_txn *txn = NULL
-        cdef MDB_val key, data
-        cdef uint8_t name[KEY]
-        cdef Cell *cell
+        cdef home_row row
+        cdef led_cell *cell
+        cdef int code
         self._require()
-        _check("cannot read", lm.txn_begin(self.env, NULL, RDONLY, &txn))
-        try:
-            found = []
-            for number, start in accounts:
-                account_key(name, number, start)
-                key.mv_size, key.mv_data = KEY, name
-                code = lm.get(txn, self.dbi, &key, &data)
-                if code == NOTFOUND:
-                    found.append((0, 0, 0, 0, 0))
-                    continue
-                _check("cannot read a counter", code)
-                cell = <Cell *>data.mv_data
-                found.append((cell.settled, cell.reserved, cell.requests, cell.input_tokens,
-                              cell.output_tokens))
-            return found
-        finally:
-            lm.txn_abort(txn)
+        found = []
+        for number, start in accounts:
+            code = self.home.row(NULL, number, start, &row)
+            if code == NOTFOUND:
+                found.append((0, 0, 0, 0, 0))
+                continue
+            _check("cannot read a counter", code)
+            cell = &row.content
+            if row.live:
+                _check("cannot read a counter", led_lock(&self.books))
+                row.content = self.books.cells[row.cell]
+                led_unlock(&self.books)
+            found.append((cell.settled, cell.reserved, cell.requests, cell.input_tokens,
+                          cell.output_tokens))
+        return found
+
+    # -- the outbox ------------------------------------------------------------------------------
+
+    cdef int _spill(self) except -1:
+        """The ring is full, so nobody drains it: moves what is in it to LMDB."""
+        cdef MDB_txn *txn = NULL
+        cdef const led_entry *entry
+        cdef uint64_t at = 0, head = 0, tail = 0
+        cdef int code
+        _check("cannot write the outbox", self.home.begin(&txn))
+        code = led_span(&self.books, &head, &tail)
+        at = head
+        while code == 0:
+            entry = led_next(&self.books, &at, tail)
+            if entry == NULL:
+                break
+            code = self.home.post(txn, entry.sequence, entry + 1, entry.size)
+        if code or self.books.head.head != head:    # somebody drained it meanwhile
+            self.home.abort(txn)
+            _check("cannot write the outbox", code)
+            return 0
+        _check("cannot write the outbox", self.home.commit(txn))
+        led_lock(&self.books)
+        if self.books.head.head == head:
+            self.books.head.head = tail
+        led_unlock(&self.books)
+        return 0
 
     def outbox(self, uint64_t after, int most):
         """Up to ``most`` (sequence, event) with a sequence above ``after``, oldest first."""
-        return [
-            (int.from_bytes(key[1:], "big"), value)
-            for key, value in self._rows(bytes([OUTBOX]) + (after + 1).to_bytes(8, "big"), OUTBOX, most)
-        ]
+        cdef uint64_t head
+        self._require()
+        while True:
+            head = self.books.head.head
+            found = []
+            _check("cannot read the outbox", self.home.events(after, most, found))
+            if len(found) < most:
+                self._ring(found[len(found) - 1][0] if found else after, most, found)
+            if self.books.head.head == head:        # else events moved on while we read
+                return found
+
+    cdef int _ring(self, uint64_t after, int most, list found) except -1:
+        cdef const led_entry *entry
+        cdef uint64_t at = 0, tail = 0
+        _check("cannot read the outbox", led_span(&self.books, &at, &tail))
+        while len(found) < most:
+            entry = led_next(&self.books, &at, tail)
+            if entry == NULL or entry.size > LED_RING:
+                break
+            if entry.sequence > after:
+                found.append((entry.sequence,
+                              PyBytes_FromStringAndSize(<const char *>(entry + 1), entry.size)))
+        return 0
+
+    def forget(self, uint64_t upto):
+        """Removes outbox entries up to ``upto``; sequences rise for ever all the same."""
+        cdef const led_entry *entry
+        cdef uint64_t at, before, tail
+        cdef int code
+        self._require()
+        with nogil:
+            code = self.home.forget(upto)
+        _check("cannot shorten the outbox", code)
+        _check("cannot shorten the outbox", led_lock(&self.books))
+        at = self.books.head.head
+        tail = self.books.head.tail
+        while True:
+            before = at
+            entry = led_next(&self.books, &at, tail)
+            if entry == NULL or entry.sequence > upto:
+                break
+        self.books.head.head = before
+        led_unlock(&self.books)
+
+    # -- what the dead left ----------------------------------------------------------------------
 
     def reservations(self, int most=1_000_000):
         """Every reservation under way: (owner, sequence, amount, created ns, note)."""
-        rows = []
-        for key, value in self._rows(bytes([RESERVATION]), RESERVATION, most):
-            accounts = int.from_bytes(value[16:24], "little")
-            rows.append((
-                int.from_bytes(key[1:5], "big"), int.from_bytes(key[5:], "big"),
-                int.from_bytes(value[:8], "little", signed=True),
-                int.from_bytes(value[8:16], "little", signed=True),
-                value[ROW_HEAD + accounts * KEY:],
-            ))
-        return rows
-
-    cdef list _rows(self, bytes start, uint8_t kind, int most):
-        cdef MDB_txn *txn = NULL
-        cdef MDB_cursor *cursor = NULL
-        cdef MDB_val key, data
-        cdef int code
+        cdef led_record *record
+        cdef uint64_t i
         rows = []
         self._require()
-        _check("cannot read", lm.txn_begin(self.env, NULL, RDONLY, &txn))
-        try:
-            _check("cannot read", lm.cursor_open(txn, self.dbi, &cursor))
-            key.mv_size, key.mv_data = len(start), PyBytes_AS_STRING(start)
-            code = lm.cursor_get(cursor, &key, &data, OP_SET_RANGE)
-            while code == 0 and (<uint8_t *>key.mv_data)[0] == kind and len(rows) < most:
+        for i in range(self.books.head.records_used):
+            record = &self.books.records[i]
+            if record.owner == 0 or len(rows) >= most:
+                continue
+            _check("cannot read a reservation", led_lock(&self.books))
+            if record.owner:
                 rows.append((
-                    PyBytes_FromStringAndSize(<char *>key.mv_data, key.mv_size),
-                    PyBytes_FromStringAndSize(<char *>data.mv_data, data.mv_size),
+                    record.owner, record.sequence, record.amount, record.created_ns,
+                    PyBytes_FromStringAndSize(record.note, record.note_size),
                 ))
-                code = lm.cursor_get(cursor, &key, &data, OP_NEXT)
-            if code and code != NOTFOUND:
-                raise GateError("cannot read", code)
-            return rows
-        finally:
-            if cursor != NULL:
-                lm.cursor_close(cursor)
-            lm.txn_abort(txn)
-
-    def forget(self, uint64_t upto):
-        """Removes outbox entries up to ``upto`` but the newest, which keeps the sequence rising."""
-        cdef int code
-        self._require()
-        with nogil:
-            code = _forget(self, upto)
-        if code:
-            raise GateError("cannot shorten the outbox", code)
+            led_unlock(&self.books)
+        return rows
 
     def reclaim(self, uint32_t owner, uint64_t sequence, bytes event, int64_t now_ns):
         """Charges another owner's reservation in full with ``event``; False when it is gone."""
-        cdef MDB_txn *txn = NULL
-        cdef MDB_val key, data
-        cdef uint8_t name[13]
-        cdef Ticket ticket = Ticket.__new__(Ticket)
+        cdef led_record *record
+        cdef uint64_t i
         cdef int code
         self._require()
-        _reservation_key(name, owner, sequence)
-        key.mv_size, key.mv_data = 13, name
-        _check("cannot read", lm.txn_begin(self.env, NULL, RDONLY, &txn))
-        code = lm.get(txn, self.dbi, &key, &data)
-        if code == 0:
-            memcpy(&ticket.amount, data.mv_data, 8)
-            ticket.n = (<uint8_t *>data.mv_data)[16]
-            memcpy(ticket.keys, <uint8_t *>data.mv_data + ROW_HEAD, ticket.n * KEY)
-        lm.txn_abort(txn)
-        if code == NOTFOUND:
-            return False
-        _check("cannot read a reservation", code)
-        ticket.sequence = sequence
-        cdef const char *event_at = PyBytes_AS_STRING(event)
-        cdef size_t event_size = PyBytes_GET_SIZE(event)
-        with nogil:
-            code = _settle_for(self, owner, ticket, ticket.amount, 0, 0, event_at, event_size, now_ns)
-        if code == NOTFOUND:
-            return False
-        _check("cannot settle a reservation", code)
-        return True
+        for i in range(self.books.head.records_used):
+            record = &self.books.records[i]
+            while record.owner == owner and record.sequence == sequence:
+                code = led_settle(&self.books, i, owner, sequence, record.amount, 0, 0,
+                                  PyBytes_AS_STRING(event), PyBytes_GET_SIZE(event), now_ns)
+                if code == 0:
+                    return True
+                if code == LED_NO_ROOM:
+                    self._spill()
+                elif code != LED_GONE:
+                    raise GateError("cannot settle a reservation", code)
+        return False
 
-    def sync(self):
-        """Writes the state through to the disk (a clean stop does this by itself)."""
-        cdef int code
-        self._require()
-        with nogil:
-            code = lm.env_sync(self.env, 1)
-        _check("cannot flush the state", code)
+
+cdef int _wake(ledger *books, led_slot *slot, uint32_t cell) noexcept:
+    """Takes a cell whose row says it is there; wakes it if its mover died half-way."""
+    cdef int code = led_lock(books)
+    if code:
+        return code
+    if led_asleep(books, cell, slot.budget, slot.start_ns):
+        led_turn(books, cell)
+    if not led_is(books, cell, slot.budget, slot.start_ns):
+        code = errno_io
+    slot.cell = cell
+    led_unlock(books)
+    return code
 
 
 cdef int _check(str what, int code) except -1:
@@ -511,217 +631,8 @@ cdef int _check(str what, int code) except -1:
     return 0
 
 
-cdef inline void _reservation_key(uint8_t *key, uint32_t owner, uint64_t sequence) noexcept nogil:
-    key[0] = RESERVATION
-    key[1] = <uint8_t>(owner >> 24)
-    key[2] = <uint8_t>(owner >> 16)
-    key[3] = <uint8_t>(owner >> 8)
-    key[4] = <uint8_t>owner
-    put64(key + 5, sequence)
-
-
-cdef int _reserve(Gate gate, Plan plan, Ticket ticket, const char *note, size_t note_size,
-                  int64_t now_ns, int *refused, Cell *seen) noexcept nogil:
-    cdef MDB_txn *txn = NULL
-    cdef MDB_cursor *cursor = NULL
-    cdef int code
-    code = lm.txn_begin(gate.env, NULL, 0, &txn)
-    if code:
-        return code
-    code = lm.cursor_open(txn, gate.dbi, &cursor)
-    if code == 0:
-        code = _hold(cursor, plan, ticket, refused, seen)
-        lm.cursor_close(cursor)
-    if code == 0 and refused[0] < 0:
-        code = _note(gate, txn, ticket, note, note_size, now_ns)
-    if code or refused[0] >= 0:
-        lm.txn_abort(txn)
-        return code
-    return lm.txn_commit(txn)
-
-
-cdef int _hold(MDB_cursor *cursor, Plan plan, Ticket ticket, int *refused,
-               Cell *seen) noexcept nogil:
-    """Adds the amount to each account in turn; the caller aborts all if one cannot hold it."""
-    cdef MDB_val key, data
-    cdef Cell cell
-    cdef int i, code, known
-    cdef int64_t left
-    ticket.remaining = -1
-    ticket.resets_ns = 0
-    for i in range(ticket.n):
-        key.mv_size, key.mv_data = KEY, ticket.keys + i * KEY
-        known = lm.cursor_get(cursor, &key, &data, OP_SET)
-        if known == 0:
-            memcpy(&cell, data.mv_data, sizeof(Cell))
-        elif known == NOTFOUND:
-            memset(&cell, 0, sizeof(Cell))
-        else:
-            return known
-        left = plan.slots[i].limit - cell.settled - cell.reserved - ticket.amount
-        if left < 0:
-            refused[0] = i
-            seen[0] = cell
-            return 0
-        if ticket.remaining < 0 or left < ticket.remaining:
-            ticket.remaining = left
-            ticket.resets_ns = plan.slots[i].end_ns
-        cell.reserved += ticket.amount
-        key.mv_size, key.mv_data = KEY, ticket.keys + i * KEY
-        data.mv_size, data.mv_data = sizeof(Cell), &cell
-        code = lm.cursor_put(cursor, &key, &data, PUT_CURRENT if known == 0 else 0)
-        if code:
-            return code
-    return 0
-
-
-cdef int _note(Gate gate, MDB_txn *txn, Ticket ticket, const char *note, size_t note_size,
-               int64_t now_ns) noexcept nogil:
-    """Writes the reservation's own row: what a finder needs to charge it."""
-    cdef uint8_t name[13]
-    cdef uint8_t *row
-    cdef MDB_val key, data
-    cdef uint64_t accounts = ticket.n
-    cdef int code
-    _reservation_key(name, gate.owner, ticket.sequence)
-    key.mv_size, key.mv_data = 13, name
-    data.mv_size = ROW_HEAD + ticket.n * KEY + note_size
-    data.mv_data = NULL
-    code = lm.put(txn, gate.dbi, &key, &data, PUT_RESERVE)
-    if code:
-        return code
-    row = <uint8_t *>data.mv_data
-    memcpy(row, &ticket.amount, 8)
-    memcpy(row + 8, &now_ns, 8)
-    memcpy(row + 16, &accounts, 8)
-    memcpy(row + ROW_HEAD, ticket.keys, ticket.n * KEY)
-    memcpy(row + ROW_HEAD + ticket.n * KEY, note, note_size)
-    return 0
-
-
-cdef int _settle(Gate gate, Ticket ticket, int64_t cost, int64_t input_tokens,
-                 int64_t output_tokens, const char *event, size_t event_size,
-                 int64_t now_ns) noexcept nogil:
-    return _settle_for(gate, gate.owner, ticket, cost, input_tokens, output_tokens, event,
-                       event_size, now_ns)
-
-
-cdef int _settle_for(Gate gate, uint32_t owner, Ticket ticket, int64_t cost, int64_t input_tokens,
-                     int64_t output_tokens, const char *event, size_t event_size,
-                     int64_t now_ns) noexcept nogil:
-    cdef MDB_txn *txn = NULL
-    cdef MDB_val key, data
-    cdef uint8_t name[13]
-    cdef int code
-    code = lm.txn_begin(gate.env, NULL, 0, &txn)
-    if code:
-        return code
-    if ticket.sequence:
-        _reservation_key(name, owner, ticket.sequence)
-        key.mv_size, key.mv_data = 13, name
-        code = lm.del_(txn, gate.dbi, &key, NULL)
-        if code == 0:
-            code = _book(gate, txn, ticket, cost, input_tokens, output_tokens, now_ns)
-    if code == 0:
-        code = _post(gate, txn, event, event_size, now_ns)
-    if code:
-        lm.txn_abort(txn)
-        return code
-    return lm.txn_commit(txn)
-
-
-cdef int _book(Gate gate, MDB_txn *txn, Ticket ticket, int64_t cost, int64_t input_tokens,
-               int64_t output_tokens, int64_t now_ns) noexcept nogil:
-    """Moves the ticket's amount from reserved to ``cost`` settled in each of its accounts."""
-    cdef MDB_cursor *cursor = NULL
-    cdef MDB_val key, data
-    cdef Cell cell
-    cdef int i
-    cdef int code = lm.cursor_open(txn, gate.dbi, &cursor)
-    if code:
-        return code
-    for i in range(ticket.n):
-        key.mv_size, key.mv_data = KEY, ticket.keys + i * KEY
-        code = lm.cursor_get(cursor, &key, &data, OP_SET)
-        if code:
-            break
-        memcpy(&cell, data.mv_data, sizeof(Cell))
-        cell.reserved -= ticket.amount
-        cell.settled += cost
-        cell.requests += 1
-        cell.input_tokens += input_tokens
-        cell.output_tokens += output_tokens
-        cell.updated_ns = now_ns
-        data.mv_size, data.mv_data = sizeof(Cell), &cell
-        code = lm.cursor_put(cursor, &key, &data, PUT_CURRENT)
-        if code:
-            break
-    lm.cursor_close(cursor)
-    return code
-
-
-cdef int _post(Gate gate, MDB_txn *txn, const char *event, size_t event_size,
-               int64_t now_ns) noexcept nogil:
-    """Appends to the outbox. Sequences are the time in ns, or one more than the last if that is
-    not later: rising for ever, also over a lost state file."""
-    cdef MDB_cursor *cursor = NULL
-    cdef MDB_val key, data
-    cdef uint8_t name[9]
-    cdef uint64_t sequence = <uint64_t>now_ns
-    cdef uint64_t last
-    cdef int code
-    code = lm.cursor_open(txn, gate.dbi, &cursor)
-    if code:
-        return code
-    code = lm.cursor_get(cursor, &key, &data, OP_LAST)
-    if code == 0 and (<uint8_t *>key.mv_data)[0] == OUTBOX:
-        last = get64(<uint8_t *>key.mv_data + 1)
-        if last >= sequence:
-            sequence = last + 1
-    lm.cursor_close(cursor)
-    if code and code != NOTFOUND:
-        return code
-    name[0] = OUTBOX
-    put64(name + 1, sequence)
-    key.mv_size, key.mv_data = 9, name
-    data.mv_size, data.mv_data = event_size, <void *>event
-    return lm.put(txn, gate.dbi, &key, &data, PUT_APPEND)
-
-
-cdef int _forget(Gate gate, uint64_t upto) noexcept nogil:
-    cdef MDB_txn *txn = NULL
-    cdef MDB_cursor *cursor = NULL
-    cdef MDB_val key, data
-    cdef uint8_t name[9]
-    cdef uint64_t last = 0
-    cdef int code
-    code = lm.txn_begin(gate.env, NULL, 0, &txn)
-    if code:
-        return code
-    code = lm.cursor_open(txn, gate.dbi, &cursor)
-    if code:
-        lm.txn_abort(txn)
-        return code
-    if lm.cursor_get(cursor, &key, &data, OP_LAST) == 0 and (<uint8_t *>key.mv_data)[0] == OUTBOX:
-        last = get64(<uint8_t *>key.mv_data + 1)
-    name[0] = OUTBOX
-    put64(name + 1, 0)
-    key.mv_size, key.mv_data = 9, name
-    code = lm.cursor_get(cursor, &key, &data, OP_SET_RANGE)
-    while code == 0 and (<uint8_t *>key.mv_data)[0] == OUTBOX:
-        if get64(<uint8_t *>key.mv_data + 1) > upto or get64(<uint8_t *>key.mv_data + 1) == last:
-            break
-        code = lm.cursor_del(cursor, 0)
-        if code == 0:       # the cursor now stands on the next entry
-            code = lm.cursor_get(cursor, &key, &data, OP_GET_CURRENT)
-            if code:        # past the page: find the first one again
-                key.mv_size, key.mv_data = 9, name
-                code = lm.cursor_get(cursor, &key, &data, OP_SET_RANGE)
-    lm.cursor_close(cursor)
-    if code and code != NOTFOUND:
-        lm.txn_abort(txn)
-        return code
-    return lm.txn_commit(txn)
+def _file(path, int flags=0):
+    return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
 
 
 def alive(directory, uint32_t owner):

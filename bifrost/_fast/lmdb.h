@@ -7,7 +7,6 @@
 #include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 typedef struct MDB_env MDB_env;
 typedef struct MDB_txn MDB_txn;
@@ -39,7 +38,7 @@ static struct {
 } lm;
 
 /* Returns NULL when every function was found, else the name of the first missing one. */
-static const char *lm_bind(const char *path) {
+static inline const char *lm_bind(const char *path) {
     static const struct { const char *name; void **slot; } table[] = {
         {"env_create", (void **)&lm.env_create}, {"env_set_mapsize", (void **)&lm.env_set_mapsize},
         {"env_set_maxreaders", (void **)&lm.env_set_maxreaders},
@@ -68,9 +67,4 @@ static const char *lm_bind(const char *path) {
     return "unreachable";
 }
 
-static inline long long now_mono(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (long long)t.tv_sec * 1000000000LL + t.tv_nsec;
-}
 #endif

@@ -1,5 +1,3 @@
-from libc.stdint cimport int64_t
-
 # The part of LMDB 0.9 that the gate calls (lmdb.h of this folder); numbers are those of its lmdb.h.
 cdef extern from "lmdb.h" nogil:
     ctypedef struct MDB_env:
@@ -35,7 +33,6 @@ cdef extern from "lmdb.h" nogil:
         char *(*strerror_)(int) noexcept nogil
     Api lm
     const char *lm_bind(const char *)
-    int64_t now_mono()
 
 cdef enum:
     NOSYNC = 0x10000

@@ -1,0 +1,52 @@
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from .home cimport Home
+from .ledger cimport LED_SLOTS, led_slot, ledger
+from .lmdb_api cimport MDB_txn
+from .timing cimport Timing
+
+
+cdef class Plan:
+    cdef int n
+    cdef led_slot slots[LED_SLOTS]
+    cdef object window
+    cdef int64_t first_end, last_start
+
+    cdef int refresh(self, int64_t now_ns) except -1
+
+
+cdef class Ticket:
+    cdef uint32_t record
+    cdef uint64_t sequence
+    cdef int64_t spent_ns       # governing so far: everything since the caller's ``since_ns``
+    cdef int64_t gate_ns        # of that, the gate's own admit
+    cdef readonly int64_t amount
+    cdef readonly bint open
+    cdef readonly int64_t remaining
+    cdef readonly int64_t resets_ns
+
+
+cdef class Gate:
+    cdef Home home
+    cdef ledger books
+    cdef uint64_t sequence
+    cdef int owner_fd, ledger_fd, using_fd
+    cdef readonly uint32_t owner
+    cdef readonly str directory
+    cdef readonly bint unclean
+    cdef readonly Timing gating, admitting, settling, governing
+
+    cdef Ticket hold(self, Plan plan, int64_t amount, const char *note, size_t note_size,
+                     int64_t now_ns, int64_t since_ns)
+    cdef int book(self, Ticket ticket, int64_t cost, int64_t input_tokens, int64_t output_tokens,
+                  const char *event, size_t size, int64_t now_ns, int64_t since_ns) except -1
+    cdef int _open_ledger(self) except -1
+    cdef int _recognise(self, uint64_t fresh) except -1
+    cdef int _take_owner(self) except -1
+    cdef int _require(self) except -1
+    cdef int _refuse(self, led_slot *slot, int which) except -1
+    cdef int _locate(self, led_slot *slot, int64_t now_ns) except -1
+    cdef int _move_out(self, MDB_txn *txn, uint32_t cell, int64_t idle_since_ns, int64_t now_ns,
+                       uint32_t *moved) noexcept
+    cdef int _spill(self) except -1
+    cdef int _ring(self, uint64_t after, int most, list found) except -1

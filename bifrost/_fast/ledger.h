@@ -1,0 +1,386 @@
+/* The ledger: one file mapped by every process of a data directory, in which money is held.
+ *
+ *   header   the lock, the redo list, where everything starts
+ *   ring     events that are settled and not yet drained, oldest first
+ *   records  one per reservation under way: whose, how much, under which cells
+ *   cells    64 bytes per budget and window: what is settled and what is reserved
+ *
+ * A change is a list of (word, value) pairs. It is written into the redo list first, then made
+ * valid by one store, then applied; whoever finds the lock of a dead process applies a valid list
+ * again. So a process may be killed between any two instructions and every change is whole or
+ * absent. The pages belong to the kernel, not to a process: only a power cut can lose them.
+ *
+ * The lock is a robust process-shared mutex (POSIX.1-2008): the kernel tells its next owner that
+ * the last one died. Systems without it (macOS) use flock, which the kernel drops with its owner.
+ */
+#ifndef BIFROST_LEDGER_H
+#define BIFROST_LEDGER_H
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#if defined(__linux__) || defined(__FreeBSD__)
+#define LED_ROBUST 1
+#endif
+
+enum {
+    LED_SLOTS = 24,                 /* budgets one request can be under */
+    LED_NOTE = 704,                 /* bytes kept with a reservation for whoever must charge it */
+    LED_REDO = 256,
+    LED_RECORDS = 1 << 15,          /* reservations under way at the same time */
+    LED_RING = 1 << 21,
+    LED_CHUNK = 1 << 18,            /* the file grows by this many bytes */
+};
+#define LED_MAGIC 0x0174736F72666942ULL   /* "Bifrost", layout 1 */
+#define LED_AT_RING ((size_t)1 << 16)
+#define LED_AT_RECORDS (LED_AT_RING + LED_RING)
+#define LED_AT_CELLS ((size_t)1 << 26)
+#define LED_CELLS ((size_t)1 << 24)
+#define LED_SIZE (LED_AT_CELLS + LED_CELLS * sizeof(led_cell))
+#define LED_SKIP 0xFFFFFFFFu        /* the rest of the ring up to its end is unused */
+
+/* What led_* functions answer besides 0 and errno: */
+enum { LED_REFUSED = -1, LED_STALE = -2, LED_NO_ROOM = -3, LED_GONE = -4, LED_FULL = -5 };
+
+typedef struct {
+    uint64_t budget;
+    int64_t start_ns;
+    int64_t settled, reserved;      /* nano-USD */
+    int64_t requests, input_tokens, output_tokens;
+    int64_t updated_ns;
+} led_cell;
+
+typedef struct {
+    uint64_t owner;                 /* 0: free */
+    uint64_t next;                  /* of the free list, 1-based */
+    uint64_t sequence;
+    int64_t amount, created_ns;
+    uint32_t cells, note_size;
+    uint32_t cell[LED_SLOTS];
+    char note[LED_NOTE];
+} led_record;
+
+typedef struct { uint64_t *at; uint64_t value; } led_word;
+
+typedef struct {
+    uint64_t magic, identity;
+    uint64_t clean;                 /* closed by its last process, everything on disk */
+    char boot[40];                  /* the boot in which it was opened */
+    union { pthread_mutex_t lock; char room[64]; };
+    uint64_t records_size, cells_size;      /* bytes of the file that are there, per region */
+    /* words that change only through the redo list */
+    uint64_t cells_used, cells_free, records_used, records_free, tail, last;
+    uint64_t head;                  /* of the ring; a single store, needs no redo */
+    uint64_t redo_count;
+    struct { uint64_t at, value; } redo[LED_REDO];
+} led_header;
+
+typedef struct {
+    char *base;
+    led_header *head;
+    led_cell *cells;
+    led_record *records;
+    char *ring;
+    int fd;
+    uint32_t pending;               /* words of the change being made */
+} ledger;
+
+typedef struct {
+    uint64_t budget;
+    int64_t limit, start_ns, end_ns;
+    uint32_t cell;
+} led_slot;
+
+/* -- changes: all or nothing, also for a process that is killed ------------------------------ */
+
+static inline void led_put(ledger *l, uint64_t *at, uint64_t value) {
+    l->head->redo[l->pending].at = (uint64_t)((char *)at - l->base);
+    l->head->redo[l->pending++].value = value;
+}
+
+static inline void led_apply(ledger *l, uint64_t count) {
+    for (uint64_t i = 0; i < count && i < LED_REDO; i++)
+        *(uint64_t *)(l->base + l->head->redo[i].at) = l->head->redo[i].value;
+}
+
+static inline void led_commit(ledger *l) {
+    /* The fences order the compiler; a killed process's own stores are seen in program order. */
+    __atomic_store_n(&l->head->redo_count, l->pending, __ATOMIC_RELEASE);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    led_apply(l, l->pending);
+    __atomic_store_n(&l->head->redo_count, 0, __ATOMIC_RELEASE);
+    l->pending = 0;
+}
+
+static inline void led_redo(ledger *l) {
+    led_apply(l, l->head->redo_count);
+    __atomic_store_n(&l->head->redo_count, 0, __ATOMIC_RELEASE);
+}
+
+static inline int led_lock(ledger *l) {
+    l->pending = 0;
+#ifdef LED_ROBUST
+    int code = pthread_mutex_lock(&l->head->lock);
+    if (code == EOWNERDEAD) {
+        led_redo(l);
+        code = pthread_mutex_consistent(&l->head->lock);
+    }
+    return code;
+#else
+    while (flock(l->fd, LOCK_EX))
+        if (errno != EINTR) return errno;
+    led_redo(l);
+    return 0;
+#endif
+}
+
+static inline void led_unlock(ledger *l) {
+#ifdef LED_ROBUST
+    pthread_mutex_unlock(&l->head->lock);
+#else
+    flock(l->fd, LOCK_UN);
+#endif
+}
+
+/* -- opening: the caller holds the lock of openers ------------------------------------------ */
+
+/* Makes room on the disk before a page is touched: a full disk is an error here, not a SIGBUS. */
+static inline int led_room(ledger *l, size_t at, uint64_t *have, size_t need) {
+    if (need <= *have) return 0;
+    size_t size = (need + LED_CHUNK - 1) / LED_CHUNK * LED_CHUNK;
+    int code = posix_fallocate(l->fd, (off_t)(at + *have), (off_t)(size - *have));
+    if (code == 0) *have = size;
+    return code;
+}
+
+/* Maps the file of an open descriptor; `alone`: no other process has it, so its lock is made anew
+ * and a change that was cut off is completed. `identity` names a new ledger. */
+static inline int led_open(ledger *l, int fd, int alone, uint64_t identity) {
+    int code = 0;
+    uint64_t nothing = 0;
+    l->fd = fd;
+    if (alone) {
+        off_t size = lseek(fd, 0, SEEK_END);
+        if (size < (off_t)LED_AT_CELLS && ftruncate(fd, LED_AT_CELLS)) return errno;
+        code = led_room(l, 0, &nothing, LED_AT_RECORDS);
+        if (code) return code;
+    }
+    l->base = (char *)mmap(NULL, LED_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (l->base == (char *)MAP_FAILED) { l->base = NULL; return errno; }
+    l->head = (led_header *)l->base;
+    l->ring = l->base + LED_AT_RING;
+    l->records = (led_record *)(l->base + LED_AT_RECORDS);
+    l->cells = (led_cell *)(l->base + LED_AT_CELLS);
+    if (!alone) return l->head->magic == LED_MAGIC ? 0 : EINVAL;
+    if (l->head->magic == 0) {
+        l->head->identity = identity;
+        l->head->clean = 1;
+        l->head->magic = LED_MAGIC;
+    } else if (l->head->magic != LED_MAGIC) {
+        return EINVAL;
+    }
+#ifdef LED_ROBUST
+    pthread_mutexattr_t kind;
+    pthread_mutexattr_init(&kind);
+    pthread_mutexattr_setpshared(&kind, PTHREAD_PROCESS_SHARED);
+    pthread_mutexattr_setrobust(&kind, PTHREAD_MUTEX_ROBUST);
+    code = pthread_mutex_init(&l->head->lock, &kind);
+    pthread_mutexattr_destroy(&kind);
+#endif
+    led_redo(l);
+    return code;
+}
+
+static inline void led_close(ledger *l) {
+    if (l->base) munmap(l->base, LED_SIZE);
+    l->base = NULL;
+}
+
+/* -- cells ---------------------------------------------------------------------------------- */
+
+static inline int led_is(const ledger *l, uint32_t cell, uint64_t budget, int64_t start_ns) {
+    return cell < l->head->cells_used && l->cells[cell].budget == budget
+        && l->cells[cell].start_ns == start_ns;
+}
+
+/* A cell for a budget and window that has none, with what is known of it. Locked by the caller. */
+static inline int led_take_cell(ledger *l, const led_cell *content, uint32_t *taken) {
+    led_header *h = l->head;
+    uint64_t index = h->cells_free ? h->cells_free - 1 : h->cells_used;
+    if (index >= LED_CELLS) return LED_FULL;
+    int code = led_room(l, LED_AT_CELLS, &h->cells_size, (index + 1) * sizeof(led_cell));
+    if (code) return code;
+    led_cell *c = l->cells + index;
+    if (h->cells_free) led_put(l, &h->cells_free, (uint64_t)c->settled);
+    else led_put(l, &h->cells_used, index + 1);
+    for (size_t i = 0; i < sizeof(led_cell) / 8; i++)
+        led_put(l, (uint64_t *)c + i, ((const uint64_t *)content)[i]);
+    led_commit(l);
+    *taken = (uint32_t)index;
+    return 0;
+}
+
+/* Gives a cell back; its window lives on elsewhere. The free list runs through `settled`. */
+static inline void led_give_cell(ledger *l, uint32_t index) {
+    led_cell *c = l->cells + index;
+    led_put(l, &c->budget, 0);
+    led_put(l, (uint64_t *)&c->start_ns, 0);
+    led_put(l, (uint64_t *)&c->settled, l->head->cells_free);
+    led_put(l, &l->head->cells_free, (uint64_t)index + 1);
+    led_commit(l);
+}
+
+/* A cell that is being moved out sleeps: its budget's bits are turned, so nobody takes it for his. */
+static inline int led_asleep(const ledger *l, uint32_t cell, uint64_t budget, int64_t start_ns) {
+    return led_is(l, cell, ~budget, start_ns);
+}
+
+static inline void led_turn(ledger *l, uint32_t cell) {
+    led_put(l, &l->cells[cell].budget, ~l->cells[cell].budget);
+    led_commit(l);
+}
+
+static inline int led_resting(const ledger *l, uint32_t cell, int64_t since_ns) {
+    const led_cell *c = l->cells + cell;
+    return c->budget && c->reserved == 0 && c->updated_ns < since_ns;
+}
+
+/* -- the ring ------------------------------------------------------------------------------- */
+
+typedef struct { uint32_t size, spare; uint64_t sequence; } led_entry;
+
+static inline uint64_t led_entry_size(uint64_t size) { return (sizeof(led_entry) + size + 7) & ~7ULL; }
+
+/* Writes an event behind the ring's end, where nobody looks yet, and puts the new end and its
+ * sequence into the change. Sequences are the time in ns, or one more than the last. */
+static inline int led_event(ledger *l, const char *event, size_t size, int64_t now_ns) {
+    led_header *h = l->head;
+    uint64_t need = led_entry_size(size), at = h->tail, offset = at % LED_RING;
+    if (need > LED_RING / 4) return EMSGSIZE;
+    uint64_t pad = offset + need > LED_RING ? LED_RING - offset : 0;
+    if (at + pad + need - h->head > LED_RING) return LED_NO_ROOM;
+    if (pad) {
+        ((led_entry *)(l->ring + offset))->size = LED_SKIP;
+        at += pad;
+        offset = 0;
+    }
+    led_entry *entry = (led_entry *)(l->ring + offset);
+    entry->size = (uint32_t)size;
+    entry->sequence = (uint64_t)now_ns > h->last ? (uint64_t)now_ns : h->last + 1;
+    memcpy(entry + 1, event, size);
+    led_put(l, &h->last, entry->sequence);
+    led_put(l, &h->tail, at + need);
+    return 0;
+}
+
+/* Where the ring begins and ends now. */
+static inline int led_span(ledger *l, uint64_t *head, uint64_t *tail) {
+    int code = led_lock(l);
+    if (code) return code;
+    *head = l->head->head;
+    *tail = l->head->tail;
+    led_unlock(l);
+    return 0;
+}
+
+/* The entry at position *at, and the position behind it; NULL at the ring's end. */
+static inline const led_entry *led_next(const ledger *l, uint64_t *at, uint64_t tail) {
+    if (*at >= tail) return NULL;
+    const led_entry *entry = (const led_entry *)(l->ring + *at % LED_RING);
+    if (entry->size == LED_SKIP) {
+        *at += LED_RING - *at % LED_RING;
+        if (*at >= tail) return NULL;
+        entry = (const led_entry *)(l->ring + *at % LED_RING);
+    }
+    *at += led_entry_size(entry->size);
+    return entry;
+}
+
+/* -- money ---------------------------------------------------------------------------------- */
+
+/* Holds `amount` under every slot, or nothing: LED_REFUSED or LED_STALE name the slot in *which.
+ * *left and *tight: what the tightest slot has left, and which it is. */
+static inline int led_reserve(ledger *l, const led_slot *slots, int n, uint64_t owner, uint64_t sequence,
+                       int64_t amount, const char *note, size_t note_size, int64_t now_ns,
+                       uint32_t *record, int *which, int64_t *left, int *tight) {
+    led_header *h = l->head;
+    *left = -1;
+    int code = led_lock(l);
+    if (code) return code;
+    for (int i = 0; i < n; i++) {
+        *which = i;
+        if (!led_is(l, slots[i].cell, slots[i].budget, slots[i].start_ns)) { code = LED_STALE; goto out; }
+        led_cell *c = l->cells + slots[i].cell;
+        int64_t rest = slots[i].limit - c->settled - c->reserved - amount;
+        if (rest < 0) { code = LED_REFUSED; goto out; }
+        if (*left < 0 || rest < *left) { *left = rest; *tight = i; }
+        led_put(l, (uint64_t *)&c->reserved, (uint64_t)(c->reserved + amount));
+    }
+    uint64_t index = h->records_free ? h->records_free - 1 : h->records_used;
+    if (index >= LED_RECORDS) { code = LED_FULL; goto out; }
+    code = led_room(l, LED_AT_RECORDS, &h->records_size, (index + 1) * sizeof(led_record));
+    if (code) goto out;
+    led_record *r = l->records + index;
+    r->sequence = sequence;
+    r->amount = amount;
+    r->created_ns = now_ns;
+    r->cells = (uint32_t)n;
+    for (int i = 0; i < n; i++) r->cell[i] = slots[i].cell;
+    r->note_size = (uint32_t)note_size;
+    memcpy(r->note, note, note_size);
+    if (h->records_free) led_put(l, &h->records_free, r->next);
+    else led_put(l, &h->records_used, index + 1);
+    led_put(l, &r->owner, owner);
+    led_commit(l);
+    *record = (uint32_t)index;
+out:
+    led_unlock(l);
+    return code;
+}
+
+/* Books `cost` for a record, frees what it held, appends the event. LED_GONE: no such record. */
+static inline int led_settle(ledger *l, uint32_t record, uint64_t owner, uint64_t sequence, int64_t cost,
+                      int64_t input_tokens, int64_t output_tokens, const char *event, size_t size,
+                      int64_t now_ns) {
+    int code = led_lock(l);
+    if (code) return code;
+    led_record *r = l->records + record;
+    if (record >= l->head->records_used || r->owner != owner || r->sequence != sequence) {
+        code = LED_GONE;
+        goto out;
+    }
+    code = led_event(l, event, size, now_ns);
+    if (code) goto out;
+    for (uint32_t i = 0; i < r->cells; i++) {
+        led_cell *c = l->cells + r->cell[i];
+        led_put(l, (uint64_t *)&c->settled, (uint64_t)(c->settled + cost));
+        led_put(l, (uint64_t *)&c->reserved, (uint64_t)(c->reserved - r->amount));
+        led_put(l, (uint64_t *)&c->requests, (uint64_t)(c->requests + 1));
+        led_put(l, (uint64_t *)&c->input_tokens, (uint64_t)(c->input_tokens + input_tokens));
+        led_put(l, (uint64_t *)&c->output_tokens, (uint64_t)(c->output_tokens + output_tokens));
+        led_put(l, (uint64_t *)&c->updated_ns, (uint64_t)now_ns);
+    }
+    led_put(l, &r->owner, 0);
+    led_put(l, &r->next, l->head->records_free);
+    led_put(l, &l->head->records_free, (uint64_t)record + 1);
+    led_commit(l);
+out:
+    led_unlock(l);
+    return code;
+}
+
+/* Appends an event that moves no money. */
+static inline int led_append(ledger *l, const char *event, size_t size, int64_t now_ns) {
+    int code = led_lock(l);
+    if (code) return code;
+    code = led_event(l, event, size, now_ns);
+    if (code == 0) led_commit(l);
+    led_unlock(l);
+    return code;
+}
+#endif
