@@ -6,11 +6,11 @@ The room between the doors and governance; it may read the directory, never the 
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import msgspec
 
 from bifrost._fast.gate import Plan
+from bifrost._fast.keyring import GrantBase, Keyring
 from bifrost.errors import (
     GatewayUnavailable,
     StoreError,
@@ -43,10 +43,10 @@ class Level(msgspec.Struct, frozen=True):
     budget: Budget
 
 
-class Grant:
-    """What one virtual key may do. ``lanes`` is the pipeline's cache of routes for this grant."""
+class Grant(GrantBase):
+    """What one virtual key may do; its base is what compiled code reads of it."""
 
-    __slots__ = ("key", "who", "levels", "plan", "expires_ns", "lanes", "generation")
+    __slots__ = ("key", "who", "levels")
 
     def __init__(self, chain: list[tuple[Kind, Entity]]) -> None:
         key = chain[0][1]
@@ -59,13 +59,11 @@ class Grant:
             for kind, entity in chain
             for budget in entity.budgets
         ]
-        self.plan = Plan(
+        plan = Plan(
             [(id_number(level.budget.id), level.budget.max_limit) for level in self.levels],
             self._window,
         )
-        self.expires_ns = key.expires_at or 0
-        self.lanes: dict[str, Any] = {}
-        self.generation = 0
+        super().__init__(plan, key.expires_at or 0)
 
     def _window(self, index: int, now_ns: int) -> tuple[int, int]:
         return budget_window(self.levels[index].budget, now_ns)
@@ -87,8 +85,7 @@ class Identifier:
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
-        self._grants: dict[bytes, Grant] = {}
-        self._epoch = directory.epoch()
+        self.keyring = Keyring(directory.epoch_page, CACHE_SIZE)
         self._revision = directory.revision()
 
     def refresh(self) -> None:
@@ -96,7 +93,7 @@ class Identifier:
         revision = self._directory.revision()
         if revision != self._revision:
             self._revision = revision
-            self._grants.clear()
+            self.keyring.clear()
 
     def identify(self, credential: bytes | None, foreign: bool = False) -> Grant:
         """The grant of a virtual key; raises VirtualKeyRequired, -NotFound or -Blocked.
@@ -109,14 +106,10 @@ class Identifier:
                 + ("the credential you sent is not one; " if foreign else "")
                 + "set it as ANTHROPIC_AUTH_TOKEN, or ask your platform team for one."
             )
-        epoch = self._directory.epoch()
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._grants.clear()
-        digest = self._directory.digest(credential)
-        grant = self._grants.get(digest)
+        grant: Grant | None = self.keyring.get(credential)
         if grant is None:
-            grant = self._compile(digest)
+            grant = self._compile(self._directory.digest(credential))
+            self.keyring.put(credential, grant)
         if grant.expires_ns and time.time_ns() >= grant.expires_ns:
             raise VirtualKeyBlocked(
                 f"Virtual key {grant.key.name!r} has expired; ask your platform team for a new one."
@@ -138,7 +131,4 @@ class Identifier:
                 raise VirtualKeyBlocked(
                     f"The {LEVEL[kind]} {entity.name!r} is disabled; ask your platform team."
                 )
-        if len(self._grants) >= CACHE_SIZE:
-            self._grants.clear()
-        grant = self._grants[digest] = Grant(chain)
-        return grant
+        return Grant(chain)

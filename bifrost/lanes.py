@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import random
 
+from bifrost._fast.desk import LaneBase
 from bifrost.audit import events
-from bifrost.errors import ModelUnpriced, Refusal
+from bifrost.errors import ModelNotFound, ModelUnpriced, Refusal
 from bifrost.governance.admission import check_model
 from bifrost.identify import Grant
+from bifrost.metering.bound import DEFAULT_CONTEXT
 from bifrost.metering.catalogue import Catalogue
 from bifrost.metering.prices import Price
 from bifrost.providers.table import Host
@@ -19,14 +21,13 @@ from bifrost.routing.targets import Router, Target
 from bifrost.upstream.pool import Origin
 
 LANES_PER_GRANT = 512
+MOST_LABELS = 1_280  # bytes of names in a reservation's note
 
 
-class Lane:
+class Lane(LaneBase):
     """One way from a key to a model: where it goes, what it costs, how it is labelled."""
 
-    __slots__ = (
-        "event", "headers", "host", "model", "note", "origin", "price", "renamed", "weight",
-    )  # fmt: skip
+    __slots__ = ("headers", "host", "origin", "price", "renamed", "weight")
 
     def __init__(
         self,
@@ -41,25 +42,24 @@ class Lane:
         """``prices`` names the price table, as it stands in every event."""
         self.host = host
         self.origin = origin
-        self.model = target.model
         self.renamed = target.model if target.model != asked else None
         self.price = price
         self.weight = target.weight
-        who = grant.who
-        self.event = events.ModelAccess(
-            at=0, request="#", key=who.key, user=who.user, team=who.team, customer=who.customer,
-            asked=asked, model=target.model, provider=host.name, prices=prices,
-            provider_key=host.key_name(0), outcome="unsettled",
-        )  # fmt: skip
-        self.note = events.encode(self.event).split(b'"#"', 1)
         self.headers = [
             (b"x-bf-provider", host.name.encode("latin-1", "replace")),
             (b"x-bf-model", target.model.encode("latin-1", "replace")),
         ]
-
-    def described(self, request_id: str) -> bytes:
-        """The note kept with a reservation: an event in waiting, with this request's id."""
-        return b'%b"%b"%b' % (self.note[0], request_id.encode(), self.note[1])
+        who = grant.who
+        prefix = events.opening(
+            key=who.key, user=who.user, team=who.team, customer=who.customer, asked=asked,
+            provider=host.name, prices=prices,
+        )  # fmt: skip
+        served = events.members(model=target.model, provider_key=host.key_name(0))
+        if len(prefix) + len(served) > MOST_LABELS:
+            raise ModelNotFound("The model's name is longer than any model's name is.")
+        context = price.max_input_tokens or DEFAULT_CONTEXT
+        ceiling = price.ceiling(None, None, None)
+        super().__init__(target.model, prefix, served, ceiling, price.tariffs, context)
 
 
 class Lanes:
@@ -82,16 +82,15 @@ class Lanes:
         if grant.generation != self.generation:
             grant.lanes.clear()
             grant.generation = self.generation
-        lanes = grant.lanes.get(asked)
-        if lanes is None:
+        found = grant.lanes.get(asked)
+        if found is None:
             lanes = self._open(grant, asked)
             if len(grant.lanes) >= LANES_PER_GRANT:
                 grant.lanes.clear()
-            grant.lanes[asked] = lanes
-        if len(lanes) == 1:
-            first: Lane = lanes[0]
-            return first
-        chosen: Lane = random.choices(lanes, [lane.weight for lane in lanes])[0]
+            found = grant.lanes[asked] = lanes[0] if len(lanes) == 1 else lanes
+        if isinstance(found, Lane):
+            return found
+        chosen: Lane = random.choices(found, [lane.weight for lane in found])[0]
         return chosen
 
     def _open(self, grant: Grant, asked: str) -> list[Lane]:

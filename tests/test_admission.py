@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from bifrost._fast import wire
+from bifrost._fast.desk import OVERHEAD
 from bifrost.errors import FieldBlocked, ModelNotFound
 from bifrost.governance.admission import check_fields, check_model
 from bifrost.governance.entities import ProviderRule, VirtualKey
-from bifrost.metering.bound import LOOP, OVERHEAD, bound
+from bifrost.metering.bound import LOOP, bound
 from bifrost.patterns import matches, specificity
 from bifrost.routing.targets import Alias, Router, Target
 

@@ -19,6 +19,7 @@ WINGS = {"usage", "steward", "mock", "logs", "listener"}
 TOP = {"core", "metrics", "app", "doors", "embedding", "supervisor", "cli", "__init__", "__main__"}
 MAY = {
     **{leaf: {"errors"} for leaf in LEAVES},
+    "call": {"_fast"},
     **{room: LEAVES for room in ROOMS},
     "identify": LEAVES | {"governance"},
     "lanes": LEAVES | ROOMS | {"identify"},

@@ -341,7 +341,7 @@ def test_names_nobody_knows_are_not_remembered() -> None:
     for number in range(1000):
         price.cost(Usage(tier=f"t{number}"))
         bound(price, 1, 1, speed=f"s{number}")
-    assert len(price._plans) == len(price._worsts) == 0
+    assert len(price.tariffs) == len(price.ceilings) == 0
 
 
 def test_describe_writes_exact_decimals() -> None:

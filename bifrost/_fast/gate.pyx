@@ -260,7 +260,7 @@ cdef class Gate:
     def admit(self, Plan plan, int64_t amount, bytes note, int64_t now_ns, int64_t since_ns=0):
         """Reserves ``amount`` nano-USD under every budget of the plan, or nothing.
 
-        ``note``, up to 704 bytes, is kept with the reservation for whoever finds it after a crash;
+        ``note``, up to 1,536 bytes, is kept with the reservation for whoever finds it after a crash;
         ``now_ns`` is wall time, ``since_ns`` the monotonic time from which the cost of admitting is
         counted. Returns a Ticket; raises Exhausted for the first budget that cannot hold it,
         GateError.

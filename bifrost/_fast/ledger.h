@@ -30,7 +30,7 @@
 
 enum {
     LED_SLOTS = 24,                 /* budgets one request can be under */
-    LED_NOTE = 704,                 /* bytes kept with a reservation for whoever must charge it */
+    LED_NOTE = 1536,                /* bytes kept with a reservation for whoever must charge it */
     LED_REDO = 256,
     LED_RECORDS = 1 << 15,          /* reservations under way at the same time */
     LED_RING = 1 << 21,

@@ -158,38 +158,31 @@ cdef str _text(const bf_input *source, const bf_text *text):
 cdef class Scan:
     """What a Messages request asks for that governance must know; see the stub for each field."""
 
-    cdef readonly str model, service_tier, speed, inference_geo
-    cdef readonly bint stream, ttl_1h
-    cdef readonly object max_tokens, thinking_budget
-    cdef readonly Py_ssize_t size, model_start, model_end, max_tokens_start, max_tokens_end
-    cdef readonly frozenset fields
-    cdef readonly int64_t images, documents, remote
-    cdef readonly tuple tool_types, tool_models, tool_max_uses, fallback_models
-
     def __cinit__(self):
         self.fields = _NO_FIELDS
         self.tool_types = self.tool_models = self.tool_max_uses = self.fallback_models = ()
 
-    cdef int _take_items(self, const bf_scan *s) except -1:
-        cdef list types = [], models = [], uses = [], fallbacks = []
-        cdef bint advisor = False
-        cdef const bf_item *item
-        cdef size_t i
-        for i in range(s.count):
-            item = s.items + i
-            name = _text(&s.in_, &item.text)
-            if item.role == BF_TYPE:
-                advisor |= (<str>name).startswith("advisor")
-                types.append(name)
-                uses.append(None if item.uses == BF_NONE else item.uses)
-            elif item.role == BF_MODEL:
-                models.append(name)
-            else:
-                fallbacks.append(name)
-        self.tool_types, self.tool_models = tuple(types), tuple(models)
-        self.tool_max_uses, self.fallback_models = tuple(uses), tuple(fallbacks)
-        self.fields = _fields(s.present, advisor)
-        return 0
+
+cdef int _take_items(Scan self, const bf_scan *s) except -1:
+    cdef list types = [], models = [], uses = [], fallbacks = []
+    cdef bint advisor = False
+    cdef const bf_item *item
+    cdef size_t i
+    for i in range(s.count):
+        item = s.items + i
+        name = _text(&s.in_, &item.text)
+        if item.role == BF_TYPE:
+            advisor |= (<str>name).startswith("advisor")
+            types.append(name)
+            uses.append(None if item.uses == BF_NONE else item.uses)
+        elif item.role == BF_MODEL:
+            models.append(name)
+        else:
+            fallbacks.append(name)
+    self.tool_types, self.tool_models = tuple(types), tuple(models)
+    self.tool_max_uses, self.fallback_models = tuple(uses), tuple(fallbacks)
+    self.fields = _fields(s.present, advisor)
+    return 0
 
 
 def scan(bytes body not None) -> Scan:
@@ -222,7 +215,7 @@ def scan(bytes body not None) -> Scan:
         found.speed = _text(&s.in_, &texts[BF_SPEED])
         found.inference_geo = _text(&s.in_, &texts[BF_GEO])
         if s.count:
-            found._take_items(&s)
+            _take_items(found, &s)
         else:
             found.fields = _fields(s.present, False)
         return found
@@ -337,12 +330,6 @@ cdef set _named(list headers):
 @cython.freelist(64)
 cdef class Head:
     """What a request's headers say to the gateway, and the lines that go on; see the stub."""
-
-    cdef readonly bytes credential, content_encoding, request_id, session
-    cdef readonly bytes anthropic_version, anthropic_beta, user_agent, forward
-    cdef readonly bint foreign_credential
-    cdef readonly object content_length
-    cdef int rank, session_rank
 
     cdef int _take(self, int role, bytes value) except -1:
         cdef const char *key = PyBytes_AS_STRING(value)

@@ -55,6 +55,17 @@ class ModelAccess(
     first_byte_ns: int = 0
 
 
+def opening(**fields: str | None) -> bytes:
+    """How an event of a request to a model begins: JSON without its closing brace."""
+    known = {name: value for name, value in fields.items() if value is not None}
+    return encoder.encode({"type": "model", **known})[:-1]
+
+
+def members(**fields: str) -> bytes:
+    """More members for an opened event, with their leading comma."""
+    return b"," + encoder.encode(fields)[1:-1]
+
+
 encoder = msgspec.json.Encoder()
 decoder = msgspec.json.Decoder(ModelAccess)
 

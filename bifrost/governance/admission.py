@@ -5,12 +5,11 @@ Knows models, fields and money, nothing of HTTP or prices: the amount to reserve
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
-from bifrost._fast.gate import Exhausted, Gate, GateError, Plan, Ticket
+from bifrost._fast.gate import Exhausted, Gate, GateError
 from bifrost.errors import (
     BudgetExceeded,
     FieldBlocked,
@@ -51,8 +50,6 @@ class GrantLike(Protocol):
 
     @property
     def levels(self) -> Sequence[LevelLike]: ...
-    @property
-    def plan(self) -> Plan: ...
 
 
 def check_model(key: VirtualKey, provider: str, asked: str, upstream: str) -> Refusal | None:
@@ -98,43 +95,19 @@ def check_fields(key: VirtualKey, fields: frozenset[str]) -> None:
 
 
 class Treasury:
-    """Reserves and settles over one gate; maps its failures to refusals a person can read."""
+    """The gate of a process, and its failures as refusals that a person can read."""
 
     def __init__(self, gate: Gate, help_url: str | None = None) -> None:
         self.gate = gate
         self.help_url = help_url
 
-    def reserve(
-        self, grant: GrantLike, amount: int, note: bytes, now_ns: int, since_ns: int = 0
-    ) -> Ticket:
-        """Holds ``amount`` nano-USD at every level; raises BudgetExceeded, GatewayUnavailable."""
-        try:
-            return self.gate.admit(grant.plan, amount, note, now_ns, since_ns)
-        except Exhausted as exhausted:
-            raise self._exceeded(grant.levels[exhausted.slot], exhausted, amount) from None
-        except GateError as error:
-            raise GatewayUnavailable(
-                f"The gateway cannot record spending right now ({error}); try again shortly."
-            ) from error
-
-    def settle(
-        self,
-        ticket: Ticket,
-        cost: int,
-        input_tokens: int,
-        output_tokens: int,
-        event: bytes,
-        since_ns: int = 0,
-    ) -> None:
-        """Books the true cost at every level and the event; raises GatewayUnavailable."""
-        try:
-            self.gate.settle(
-                ticket, cost, input_tokens, output_tokens, event, time.time_ns(), since_ns
-            )
-        except GateError as error:
-            raise GatewayUnavailable(
-                f"The gateway cannot record spending right now ({error})."
-            ) from error
+    def refusal(self, grant: GrantLike, error: Exhausted | GateError, amount: int) -> Refusal:
+        """Why ``amount`` nano-USD could not be held for a grant."""
+        if isinstance(error, Exhausted):
+            return self._exceeded(grant.levels[error.slot], error, amount)
+        return GatewayUnavailable(
+            f"The gateway cannot record spending right now ({error}); try again shortly."
+        )
 
     def _exceeded(self, level: LevelLike, found: Exhausted, amount: int) -> BudgetExceeded:
         resets = datetime.fromtimestamp(found.end_ns // 1_000_000_000, UTC)

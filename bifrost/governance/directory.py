@@ -112,13 +112,17 @@ class Directory:
 
     def close(self) -> None:
         """Closes the store; the object is not usable afterwards."""
-        self._epoch.release()
-        self._epoch_page.close()
+        self._epoch.release()  # the page itself goes with its last reader
         self._env.close()
 
     def epoch(self) -> int:
         """A number that moves with every change made by any process (a memory read)."""
         return self._epoch[0]
+
+    @property
+    def epoch_page(self) -> mmap.mmap:
+        """The shared page that begins with the epoch, for readers in compiled code."""
+        return self._epoch_page
 
     def revision(self) -> int:
         """The store's own transaction number: moves even if a writer died before the epoch did."""

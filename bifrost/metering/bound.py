@@ -11,11 +11,9 @@ from typing import Protocol
 
 import msgspec
 
+from bifrost._fast.desk import plain_input
+
 DEFAULT_CONTEXT = 1_000_000  # tokens; for models whose window the catalogue does not know
-# A prompt in words is over 3 bytes a token; 2 leaves room for digits and code. Tools add a hidden
-# system prompt of up to 1,000 tokens (Anthropic's tool use documentation).
-OVERHEAD = 1_024
-IMAGE = 5_000  # tokens: the largest image a model takes, whatever its bytes
 LOOP = 10  # iterations of a provider's own tool loop before it answers pause_turn
 CLIENT_TOOLS = ("custom", "bash_", "text_editor_", "computer_", "memory_")
 
@@ -50,7 +48,7 @@ class Bound(msgspec.Struct, frozen=True):
 def bound(ask: Ask, size: int, context: int | None) -> Bound:
     """The bound of a request whose body has ``size`` bytes on a model with this context window."""
     window = context or DEFAULT_CONTEXT
-    tokens = min(size // 2 + OVERHEAD + IMAGE * ask.images, window)
+    tokens = plain_input(size, ask.images, window)
     if ask.documents or ask.remote or "thread" in ask.fields:
         tokens = window
     output = ask.max_tokens or 0

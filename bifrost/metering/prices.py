@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from fractions import Fraction
 from functools import cached_property
-from math import lcm
+from math import ceil, lcm
 
 import msgspec
 
-from bifrost.metering.usage import Iteration, Tokens, Usage
+from bifrost._fast.tariff import Ceiling, Tariff
+from bifrost.metering.usage import Iteration, Usage
 
 Ratio = tuple[int, int]
 
@@ -32,11 +33,7 @@ _OPEN: frozenset[str | None] = frozenset({None, "", "auto"})
 _REMEMBERED = 256
 _ONE = Fraction(1)
 
-# (above, input, cache read, 5m write, 1h write, output, thinking), each times a common divisor.
-_Step = tuple[int, int, int, int, int, int, int]
-_Plan = tuple[tuple[_Step, ...], int]
-# (above, dearest input, dearest input with 1h writes, dearest output), the same way.
-_Worst = tuple[tuple[tuple[int, int, int, int], ...], int]
+_Step = tuple[int, int, int, int, int, int, int]  # as a Tariff takes it
 _Asked = tuple[str | None, str | None, str | None]
 
 
@@ -100,20 +97,19 @@ class Price(RateCard, frozen=True, kw_only=True, dict=True):
         A tier, speed or region the price does not know counts as the dearest one it knows, and
         never as less than the standard price.
         """
-        plan = self._plans.get((usage.tier, usage.speed, usage.geo))
-        if plan is None:
-            plan = self._plan((usage.tier, usage.speed, usage.geo))
-        steps, divisor = plan
-        if usage.iterations:
-            pico = sum(_pico(steps, iteration) for iteration in usage.iterations)
-        else:
-            pico = _pico(steps, usage)
-        return -(-pico // divisor) + usage.web_searches * self.web_search
+        tariff = self.tariff(usage.tier, usage.speed, usage.geo)
+        if not usage.iterations:
+            return tariff.cost(usage, usage.web_searches)
+        exact = sum((self.charge(each, usage) for each in usage.iterations), Fraction(0))
+        return ceil(exact) + usage.web_searches * self.web_search
+
+    def tariff(self, tier: str | None, speed: str | None, geo: str | None) -> Tariff:
+        """The prices of an answer served this way; names that are known are remembered."""
+        return self.tariffs.get((tier, speed, geo)) or self._tariff((tier, speed, geo))
 
     def charge(self, tokens: Iteration | Usage, usage: Usage) -> Fraction:
         """Exact nano-USD of ``tokens`` alone, served the way ``usage`` says."""
-        steps, divisor = self._plan((usage.tier, usage.speed, usage.geo))
-        return Fraction(_pico(steps, tokens), divisor)
+        return Fraction(*self.tariff(usage.tier, usage.speed, usage.geo).pico(tokens))
 
     def bound(
         self,
@@ -129,16 +125,11 @@ class Price(RateCard, frozen=True, kw_only=True, dict=True):
         """Nano-USD that no usage of the request can exceed: at most ``input_tokens`` in and
         ``max_tokens`` out, served as asked, at the standard price, or, where the request leaves
         it open, in any way the provider may choose. 1h cache writes only with ``cache_1h``."""
-        worst = self._worsts.get((tier, speed, geo))
-        if worst is None:
-            worst = self._worst((tier, speed, geo))
-        steps, divisor = worst
-        step = steps[0]
-        for other in steps:
-            if input_tokens > other[0]:
-                step = other
-        pico = input_tokens * step[2 if cache_1h else 1] + max_tokens * step[3]
-        return -(-pico // divisor) + web_searches * self.web_search
+        return self.ceiling(tier, speed, geo).most(input_tokens, max_tokens, cache_1h, web_searches)
+
+    def ceiling(self, tier: str | None, speed: str | None, geo: str | None) -> Ceiling:
+        """The dearest prices that a request for these can meet; known names are remembered."""
+        return self.ceilings.get((tier, speed, geo)) or self._ceiling((tier, speed, geo))
 
     def supports(self, tier: str | None, speed: str | None, geo: str | None) -> str | None:
         """The first of ``service_tier``, ``speed``, ``inference_geo`` that asks for something
@@ -149,11 +140,13 @@ class Price(RateCard, frozen=True, kw_only=True, dict=True):
         return None
 
     @cached_property
-    def _plans(self) -> dict[_Asked, _Plan]:
+    def tariffs(self) -> dict[_Asked, Tariff]:
+        """The tariffs met so far, by what the answer said of tier, speed and region."""
         return {}
 
     @cached_property
-    def _worsts(self) -> dict[_Asked, _Worst]:
+    def ceilings(self) -> dict[_Asked, Ceiling]:
+        """The ceilings met so far, by what the request asked for."""
         return {}
 
     def _names(self, dimension: str) -> set[str | None]:
@@ -167,17 +160,16 @@ class Price(RateCard, frozen=True, kw_only=True, dict=True):
         ratio = self.multipliers.get(SERVICE_TIER, {}).get(tier or "", (1, 1))
         return self, Fraction(*ratio)
 
-    def _plan(self, served: _Asked) -> _Plan:
-        """The prices of an answer that names ``served``; known names are remembered."""
+    def _tariff(self, served: _Asked) -> Tariff:
         tier, speed, geo = served
         offers = [self._offer(tier)]
         if tier not in self._names(SERVICE_TIER) and tier not in _STANDARD[SERVICE_TIER]:
             offers += [self._offer(known) for known in self._names(SERVICE_TIER)]
         factor = self._factor(SPEED, speed) * self._factor(GEO, geo)
-        plan = _dearest(offers, factor)
-        if self.supports(*served) is None and len(self._plans) < _REMEMBERED:
-            self._plans[served] = plan
-        return plan
+        tariff = Tariff(*_dearest(offers, factor), self.web_search)
+        if self.supports(*served) is None and len(self.tariffs) < _REMEMBERED:
+            self.tariffs[served] = tariff
+        return tariff
 
     def _factor(self, dimension: str, name: str | None) -> Fraction:
         ratios = self.multipliers.get(dimension, {})
@@ -187,8 +179,7 @@ class Price(RateCard, frozen=True, kw_only=True, dict=True):
             return _ONE
         return max([_ONE, *(Fraction(*ratio) for ratio in ratios.values())])
 
-    def _worst(self, asked: _Asked) -> _Worst:
-        """The dearest prices a request for ``asked`` can meet; known names are remembered."""
+    def _ceiling(self, asked: _Asked) -> Ceiling:
         offers = [self._offer(name) for name in self._reachable(SERVICE_TIER, asked[0])]
         factor = _ONE
         for dimension, name in ((SPEED, asked[1]), (GEO, asked[2])):
@@ -202,9 +193,10 @@ class Price(RateCard, frozen=True, kw_only=True, dict=True):
             top_hour = max(top_hour, top_input, hour)
             top_output = max(top_output, text, think)
             worst.append((above, top_input, top_hour, top_output))
-        if self.supports(*asked) is None and len(self._worsts) < _REMEMBERED:
-            self._worsts[asked] = (tuple(worst), divisor)
-        return tuple(worst), divisor
+        ceiling = Ceiling(tuple(worst), divisor, self.web_search)
+        if self.supports(*asked) is None and len(self.ceilings) < _REMEMBERED:
+            self.ceilings[asked] = ceiling
+        return ceiling
 
     def _reachable(self, dimension: str, name: str | None) -> set[str | None]:
         """Every name under which a request that asks for ``name`` may be served."""
@@ -216,28 +208,9 @@ class Price(RateCard, frozen=True, kw_only=True, dict=True):
         return {None} if name in _STANDARD[dimension] else {None, *known}
 
 
-def _pico(steps: tuple[_Step, ...], tokens: Tokens) -> int:
-    fresh = tokens.in_fresh + tokens.in_tool
-    read = tokens.in_cache_read
-    five = tokens.in_cache_w5m
-    hour = tokens.in_cache_w1h
-    step = steps[0]
-    if len(steps) > 1:
-        prompt = fresh + read + five + hour
-        for other in steps:
-            if prompt > other[0]:
-                step = other
-    return (
-        fresh * step[1]
-        + read * step[2]
-        + five * step[3]
-        + hour * step[4]
-        + tokens.out_text * step[5]
-        + tokens.out_think * step[6]
-    )
-
-
-def _dearest(offers: Iterable[tuple[RateCard, Fraction]], factor: Fraction) -> _Plan:
+def _dearest(
+    offers: Iterable[tuple[RateCard, Fraction]], factor: Fraction
+) -> tuple[tuple[_Step, ...], int]:
     """The dearest price per bucket and prompt size among ``offers``, as integers over a divisor."""
     offers = [(card, ratio * factor) for card, ratio in offers]
     edges = sorted({0, *(tier.above for card, _ in offers for tier in card.tiers)})

@@ -1,0 +1,28 @@
+from typing import Any
+
+class Call:
+    at: int
+    began: int
+    first_byte: int
+    last_byte: int
+    reserved: int
+    request_id: str
+    upstream_request: str | None
+    receive: Any
+    head: Any
+    scan: Any
+    grant: Any
+    lane: Any
+    exchange: Any
+    tap: Any
+    watcher: Any
+    ticket: Any
+    body: bytes
+    status: int
+    key_index: int
+    streaming: bool
+    gone: bool
+    settled: bool
+    sent_upstream: bool
+    broke: bool
+    def __init__(self, request_id: str, receive: Any) -> None: ...

@@ -1,0 +1,233 @@
+# cython: freethreading_compatible=True
+"""The desk: the usual request, admitted and settled without leaving compiled code.
+
+It knows nothing the rooms do not decide: grants, lanes and tariffs come from them, and whatever is
+not usual (a new key, a governed field, a server tool) is left to them. A compiled leaf.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_GetItem
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t
+
+from .call cimport Call
+from .gate cimport Gate, Ticket
+from .keyring cimport GrantBase, Keyring
+from .tariff cimport MOST, Ceiling, Tariff, bf_tokens, read_tokens
+from .timing cimport now_mono, now_wall
+from .wire cimport Head, Scan
+
+cdef extern from "Python.h":
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+
+cdef extern from "json_out.h" nogil:
+    ctypedef struct out:
+        char *at
+        char *end
+        bint full
+    void out_raw(out *, const char *text, size_t size)
+    void out_int(out *, int64_t)
+    void out_lit(out *, const char *)
+    void out_count(out *, const char *name, int64_t)
+    void out_string(out *, const char *name, const void *text, size_t size, bint latin)
+
+cdef enum:
+    EVENT = 8192                # bytes that the longest event needs, with room to spare
+    AGENT = 120                 # bytes of a client's name that are kept
+    TEXT = 256                  # bytes of any other word a client or provider chose
+
+# A prompt in words is over 3 bytes a token; 2 leaves room for digits and code. Tools add a hidden
+# system prompt of up to 1,000 tokens (Anthropic's tool use documentation).
+OVERHEAD = 1_024
+IMAGE = 5_000                   # tokens: the largest image a model takes, whatever its bytes
+cdef int64_t _overhead = OVERHEAD
+cdef int64_t _image = IMAGE
+
+
+cpdef int64_t plain_input(int64_t size, int64_t images, int64_t context) noexcept:
+    """The most input tokens of a body of ``size`` bytes that holds the whole input itself."""
+    return min(size // 2 + _overhead + _image * images, context)
+
+
+cdef class LaneBase:
+    """What the desk must know of a lane: how its events begin, and what its tokens cost.
+
+    ``prefix`` is JSON without its closing brace; ``served`` the members ``,"model":…`` and
+    ``,"provider_key":…`` of the usual answer; ``tariffs`` maps (tier, speed, region) of an answer.
+    """
+
+    def __init__(self, str model, bytes prefix, bytes served, Ceiling ceiling, dict tariffs,
+                 int64_t context):
+        self.model = model
+        self.prefix = prefix
+        self.served = served
+        self.ceiling = ceiling
+        self.tariffs = tariffs
+        self.context = context
+
+
+cdef class Desk:
+    """Admits and settles over one gate, for the grants of one keyring.
+
+    ``generation`` is the number of the present configuration: lanes of another are not used.
+    """
+
+    def __init__(self, Gate gate not None, Keyring keyring not None):
+        self.gate = gate
+        self.keyring = keyring
+
+    cpdef bint admit(self, Call call) except -1:
+        """Reserves the worst case of a usual request; False leaves it to the rooms, untouched.
+
+        Raises what ``Gate.admit`` raises.
+        """
+        cdef int64_t since = now_mono()
+        cdef Head head = <Head>call.head
+        cdef Scan scan = <Scan>call.scan
+        cdef GrantBase grant
+        cdef PyObject *found
+        if head.credential is None or scan.model is None or scan.max_tokens is None:
+            return False
+        if scan.fields or scan.tool_types or scan.documents or scan.remote:
+            return False
+        grant = self.keyring.find(head.credential)
+        if grant is None or grant.generation != self.generation:
+            return False
+        if grant.expires_ns and call.at >= grant.expires_ns:
+            return False
+        found = PyDict_GetItem(grant.lanes, scan.model)
+        if found == NULL or not isinstance(<object>found, LaneBase):
+            return False
+        cdef LaneBase lane = <LaneBase>found
+        cdef int64_t amount = lane.ceiling.worst(
+            plain_input(PyBytes_GET_SIZE(call.body), scan.images, lane.context),
+            scan.max_tokens, scan.ttl_1h, 0)
+        call.grant = grant
+        self.hold(call, lane, amount, since)
+        return True
+
+    cpdef int hold(self, Call call, LaneBase lane, int64_t amount, int64_t since_ns) except -1:
+        """Holds ``amount`` nano-USD for a call on a lane, with the event in waiting as its note."""
+        cdef char note[EVENT]
+        cdef out o
+        cdef Py_ssize_t size
+        cdef const char *text
+        call.lane = lane
+        call.reserved = amount
+        o.at, o.end, o.full = note, note + EVENT, False
+        out_raw(&o, PyBytes_AS_STRING(lane.prefix), PyBytes_GET_SIZE(lane.prefix))
+        out_raw(&o, PyBytes_AS_STRING(lane.served), PyBytes_GET_SIZE(lane.served))
+        text = PyUnicode_AsUTF8AndSize(call.request_id, &size)
+        out_string(&o, b"request", text, size, False)
+        out_lit(&o, b',"at":0,"outcome":"unsettled"}')
+        if o.full:
+            raise ValueError("the note of a reservation is too long")
+        call.ticket = self.gate.hold((<GrantBase>call.grant).plan, amount, note, o.at - note,
+                                     call.at, since_ns)
+        return 0
+
+    cpdef int64_t settle(self, Call call, usage, str outcome, price) except -1:
+        """Books what a call used (None: nothing), with its event, and spends its ticket; nano-USD.
+
+        ``price(call, usage)`` returns (usage, cost) where tokens alone do not say what it costs.
+        Raises what ``Gate.settle`` raises.
+        """
+        cdef int64_t since = now_mono()
+        cdef LaneBase lane = <LaneBase>call.lane
+        cdef Scan scan = <Scan>call.scan
+        cdef bf_tokens tokens
+        cdef int64_t cost = 0, searches = 0, tool = 0
+        cdef PyObject *tariff
+        cdef tuple said = None
+        for i in range(6):
+            tokens.count[i] = 0
+        if usage is not None:
+            said = (usage.tier, usage.speed, usage.geo)
+            tariff = NULL if usage.iterations or scan.fields else PyDict_GetItem(lane.tariffs, said)
+            if tariff == NULL:
+                usage, cost = price(call, usage)
+                said = (usage.tier, usage.speed, usage.geo)
+            tool, searches = usage.in_tool, usage.web_searches
+            read_tokens(usage, &tokens)
+            if tariff != NULL:
+                cost = (<Tariff>tariff).charge(&tokens, searches)
+        return self._book(call, lane, scan, usage, said, &tokens, tool, searches, min(cost, MOST),
+                          outcome, since)
+
+    cdef int64_t _book(self, Call call, LaneBase lane, Scan scan, usage, tuple said,
+                       const bf_tokens *tokens, int64_t tool, int64_t searches, int64_t cost,
+                       str outcome, int64_t since) except -1:
+        cdef char event[EVENT]
+        cdef out o
+        cdef const int64_t *n = &tokens.count[0]
+        o.at, o.end, o.full = event, event + EVENT, False
+        out_raw(&o, PyBytes_AS_STRING(lane.prefix), PyBytes_GET_SIZE(lane.prefix))
+        if call.key_index or (usage is not None and usage.served_model is not None
+                              and usage.served_model != lane.model):
+            _string(&o, b"model", usage.served_model if usage is not None and usage.served_model
+                    else lane.model)
+            _string(&o, b"provider_key", (<object>lane).host.key_name(call.key_index))
+        else:
+            out_raw(&o, PyBytes_AS_STRING(lane.served), PyBytes_GET_SIZE(lane.served))
+        out_lit(&o, b',"at":')
+        out_int(&o, call.at)
+        _string(&o, b"request", call.request_id)
+        _string(&o, b"outcome", outcome)
+        out_count(&o, b"status", call.status)
+        if scan.stream:
+            out_lit(&o, b',"stream":true')
+        out_count(&o, b"in_fresh", n[0] - tool)
+        out_count(&o, b"in_cache_read", n[1])
+        out_count(&o, b"in_cache_w5m", n[2])
+        out_count(&o, b"in_cache_w1h", n[3])
+        out_count(&o, b"in_tool", tool)
+        out_count(&o, b"out_text", n[4])
+        out_count(&o, b"out_think", n[5])
+        out_count(&o, b"web_searches", searches)
+        out_count(&o, b"cost", cost)
+        out_count(&o, b"reserved", call.reserved)
+        if usage is not None:
+            _string(&o, b"tier", said[0])
+            _string(&o, b"speed", said[1])
+            _string(&o, b"geo", said[2])
+            _string(&o, b"source", usage.source)
+        _client(&o, <Head>call.head)
+        _string(&o, b"upstream_request", call.upstream_request)
+        cdef int64_t now = now_mono()
+        out_count(&o, b"took_ns", now - call.began)
+        if call.first_byte:
+            out_count(&o, b"first_byte_ns", call.first_byte - call.began)
+        out_lit(&o, b"}")
+        if o.full:
+            raise ValueError("the event of a request is too long")
+        self.gate.book(<Ticket>call.ticket, cost, n[0] + n[1] + n[2] + n[3], n[4] + n[5], event,
+                       o.at - event, now_wall(), since)
+        return cost
+
+
+cdef int _string(out *o, const char *name, str text) except -1:
+    """A text member, left out when it is None, cut at TEXT bytes."""
+    cdef Py_ssize_t size
+    cdef const char *at
+    if text is None:
+        return 0
+    try:
+        at = PyUnicode_AsUTF8AndSize(text, &size)
+    except UnicodeEncodeError:
+        text = text.encode("utf-8", "replace").decode()
+        at = PyUnicode_AsUTF8AndSize(text, &size)
+    if size > TEXT:
+        size = TEXT
+        while size and (at[size] & 0xC0) == 0x80:      # not inside a character
+            size -= 1
+    out_string(o, name, at, size, False)
+    return 0
+
+
+cdef void _client(out *o, Head head) noexcept:
+    if head.session is not None:
+        out_string(o, b"session", PyBytes_AS_STRING(head.session),
+                   min(PyBytes_GET_SIZE(head.session), TEXT), True)
+    if head.user_agent is not None:
+        out_string(o, b"agent", PyBytes_AS_STRING(head.user_agent),
+                   min(PyBytes_GET_SIZE(head.user_agent), AGENT), True)
