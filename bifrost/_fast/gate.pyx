@@ -23,7 +23,7 @@ from .ledger cimport (
     LED_FULL, LED_GONE, LED_NO_ROOM, LED_NOTE, LED_REFUSED, LED_RING, LED_SLOTS, LED_STALE,
     led_append, led_asleep, led_cell, led_close, led_entry, led_give_cell, led_is, led_lock, led_next,
     led_open, led_record, led_reserve, led_resting, led_settle, led_slot, led_span, led_take_cell,
-    led_turn, led_unlock, ledger,
+    led_turn, led_unlock, led_warm, ledger,
 )
 from .lmdb_api cimport NOTFOUND, MDB_txn
 from .timing cimport Timing, now_mono
@@ -181,6 +181,7 @@ cdef class Gate:
             if alone:
                 self._recognise(fresh)
             fcntl.flock(self.using_fd, fcntl.LOCK_SH)
+            led_warm(&self.books)
         finally:
             os.close(opening)
         return 0

@@ -37,6 +37,7 @@ cdef extern from "ledger.h" nogil:
         uint64_t sequence
 
     int led_open(ledger *, int fd, int alone, uint64_t identity)
+    void led_warm(ledger *)
     void led_close(ledger *)
     int led_lock(ledger *)
     void led_unlock(ledger *)
