@@ -135,7 +135,9 @@ class App:
             server = settings.server
             self._pipeline = Pipeline(
                 core.governor,
-                Watch(server.ping_interval_s),
+                Watch(
+                    server.ping_interval_s, epoch=core.directory.epoch, still=core.governor.still
+                ),
                 broken_event,
                 debug_headers=server.debug_headers,
             )

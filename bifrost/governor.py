@@ -22,6 +22,7 @@ from bifrost.metering.bound import bound
 from bifrost.metering.usage import Usage
 
 log = logging.getLogger("bifrost.governor")
+LEAST_OUTPUT = 1_024  # tokens; a lower limit would only make an agent fail
 
 
 class Governor:
@@ -53,11 +54,39 @@ class Governor:
         call.grant = grant
         return grant
 
+    def still(self, call: Call) -> Refusal | None:
+        """Why a call under way may not go on (its key was taken back), or None."""
+        try:
+            self.identifier.identify(call.head.credential)
+        except Refusal as refusal:
+            return refusal
+        return None
+
+    def remaining(self, call: Call) -> tuple[int, int]:
+        """(nano-USD left at the call's tightest level or -1, when its window ends in ns)."""
+        if call.ticket is not None:
+            return call.ticket.remaining, call.ticket.resets_ns
+        if call.grant is None:
+            return -1, 0
+        plan = call.lane.plan if call.lane is not None else call.grant.whole()
+        try:
+            return self.treasury.gate.remaining(plan, time.time_ns())
+        except GateError:
+            return -1, 0
+
     def admit(self, call: Call) -> None:
         """Reserves the worst case of ``call`` at every level, or raises a Refusal, nothing held.
 
         Needs ``call.head``, ``call.body`` and ``call.scan``; sets grant, lane, reserved and ticket.
+        Waits for nobody: what requests in flight hold counts as spent.
         """
+        try:
+            self.attempt(call)
+        except Exhausted as error:
+            raise self.refuse(call, error) from error
+
+    def attempt(self, call: Call) -> None:
+        """The same, but what cannot be held now comes as Exhausted, not yet refused."""
         since = time.monotonic_ns()
         try:
             if not self.desk.admit(call):
@@ -65,10 +94,39 @@ class Governor:
         except Refusal as refusal:
             self._refused(call, refusal)
             raise
-        except (Exhausted, GateError) as error:
-            blocked = self.treasury.refusal(call.grant, error, call.reserved)
-            self._refused(call, blocked)
-            raise blocked from error
+        except GateError as error:
+            raise self.refuse(call, error) from error
+
+    def refuse(self, call: Call, error: Exhausted | GateError) -> Refusal:
+        """Records why a call cannot be admitted and returns it as its refusal."""
+        lane = call.lane
+        refusal = self.treasury.refusal(lane.plan.labels, error, call.reserved)
+        self._refused(call, refusal)
+        return refusal
+
+    def lower(self, call: Call, affordable: int) -> bool:
+        """Sets the call's output limit to what ``affordable`` nano-USD pay for.
+
+        False, and nothing changed, if that is less than the call can make use of: 1,024 tokens,
+        and more than its budget for thinking; or no less than it had.
+        """
+        scan, lane, before = call.scan, call.lane, call.output_limit
+        high = (before or scan.max_tokens) - 1
+        low = max(LEAST_OUTPUT, (scan.thinking_budget or 0) + 1)
+        if self._costs(call, lane, low) > affordable:
+            high = -1
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self._costs(call, lane, middle) <= affordable:
+                low = middle
+            else:
+                high = middle - 1
+        call.output_limit = low if low <= high else before
+        return low <= high
+
+    def _costs(self, call: Call, lane: Lane, output: int) -> int:
+        call.output_limit = output
+        return self._worst(call, lane)[0]
 
     def _admit(self, call: Call, since: int) -> None:
         """What the desk left: a first request, a governed field, a server tool, a choice."""
@@ -80,20 +138,29 @@ class Governor:
             raise InvalidRequest("max_tokens: Field required")
         if scan.fields:
             check_fields(grant.key, scan.fields)
-        call.lane = lane = self.lanes.find(grant, scan.model)
-        self.desk.hold(call, lane, self._worst(call, lane), since)
-
-    def _worst(self, call: Call, lane: Lane) -> int:
-        scan, price = call.scan, lane.price
+        lane = call.lane = self.lanes.find(grant, scan.model)
         if scan.fields:
-            unknown = price.supports(scan.service_tier, scan.speed, scan.inference_geo)
+            unknown = lane.price.supports(scan.service_tier, scan.speed, scan.inference_geo)
             if unknown is not None:
                 raise FieldBlocked(
                     f"Model {lane.model!r} has no price for {unknown}; remove it from the "
                     "request or ask your platform team to add it to the price file."
                 )
-        most = bound(scan, len(call.body), price.max_input_tokens)
-        return price.bound(
+        amount, input_tokens, output_tokens = self._worst(call, lane)
+        self.desk.hold(call, lane, amount, input_tokens, output_tokens, since)
+
+    @staticmethod
+    def _worst(call: Call, lane: Lane) -> tuple[int, int, int]:
+        """(nano-USD, input tokens, output tokens) that the call cannot exceed."""
+        scan, price = call.scan, lane.price
+        most = bound(
+            scan,
+            len(call.body),
+            price.max_input_tokens,
+            per_kib=lane.density.per_kib,
+            max_tokens=call.output_limit or None,
+        )
+        amount = price.bound(
             input_tokens=most.input_tokens,
             max_tokens=most.output_tokens,
             tier=scan.service_tier,
@@ -102,6 +169,7 @@ class Governor:
             cache_1h=scan.ttl_1h,
             web_searches=most.web_searches,
         )
+        return amount, most.input_tokens, most.output_tokens
 
     def _refused(self, call: Call, refusal: Refusal) -> None:
         """Records a refusal of a known key; who knows no key is not in the books."""

@@ -6,9 +6,11 @@ The room between the doors and governance; it may read the directory, never the 
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import msgspec
 
+from bifrost._fast import gate
 from bifrost._fast.gate import Plan
 from bifrost._fast.keyring import GrantBase, Keyring
 from bifrost.errors import (
@@ -19,10 +21,26 @@ from bifrost.errors import (
     VirtualKeyRequired,
 )
 from bifrost.governance.directory import Directory
-from bifrost.governance.entities import Budget, Entity, Kind, VirtualKey, id_number
+from bifrost.governance.entities import (
+    Budget,
+    Entity,
+    Kind,
+    RateLimit,
+    VirtualKey,
+    id_number,
+)
 from bifrost.governance.windows import window
+from bifrost.patterns import matches
 
 LEVEL = {"virtual_key": "virtual key", "user": "user", "team": "team", "customer": "customer"}
+METRICS = {
+    "requests": gate.REQUESTS,
+    "tokens": gate.TOKENS,
+    "input_tokens": gate.INPUT_TOKENS,
+    "output_tokens": gate.OUTPUT_TOKENS,
+    "concurrency": gate.CONCURRENCY,
+}
+SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 CACHE_SIZE = 100_000
 
 
@@ -36,37 +54,88 @@ class Who(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Level(msgspec.Struct, frozen=True):
-    """One budget a request must clear: whose it is and the budget itself."""
+    """One budget or limit a request must clear, and whose it is."""
 
     kind: str
     name: str
-    budget: Budget
+    budget: Budget | None = None
+    rate: RateLimit | None = None
+
+    def counts(self, provider: str, names: tuple[str, ...]) -> bool:
+        """Whether it counts what goes to this provider under one of these model names."""
+        narrow = self.budget.provider if self.budget is not None else None
+        model = None
+        if self.rate is not None:
+            narrow, model = self.rate.provider, self.rate.model
+        if narrow is not None and not matches(provider, narrow):
+            return False
+        return model is None or any(matches(name, model) for name in names)
+
+    def slot(self) -> tuple[int, ...]:
+        """What the gate must know: number, limit, kind, window."""
+        if self.budget is not None:
+            kind = gate.OVERDRAFT if self.budget.overdraft == "last_request" else gate.MONEY
+            return id_number(self.budget.id), self.budget.max_limit, kind
+        assert self.rate is not None
+        span = 0 if self.rate.metric == "concurrency" else span_ns(self.rate.window)
+        return id_number(self.rate.id), self.rate.max_limit, METRICS[self.rate.metric], span
 
 
 class Grant(GrantBase):
     """What one virtual key may do; its base is what compiled code reads of it."""
 
-    __slots__ = ("key", "who", "levels")
+    __slots__ = ("_plans", "chain", "key", "levels", "who")
 
     def __init__(self, chain: list[tuple[Kind, Entity]]) -> None:
         key = chain[0][1]
         assert isinstance(key, VirtualKey)
+        super().__init__(key.expires_at or 0)
         ids = {("key" if kind == "virtual_key" else kind): entity.id for kind, entity in chain}
         self.key = key
         self.who = Who(**ids)
+        self.chain = [(LEVEL[kind], entity) for kind, entity in chain]
         self.levels = [
-            Level(LEVEL[kind], entity.name, budget)
-            for kind, entity in chain
-            for budget in entity.budgets
+            level
+            for kind, entity in self.chain
+            for level in (
+                *(Level(kind, entity.name, rate=rate) for rate in entity.rate_limits),
+                *(Level(kind, entity.name, budget=budget) for budget in entity.budgets),
+            )
         ]
-        plan = Plan(
-            [(id_number(level.budget.id), level.budget.max_limit) for level in self.levels],
-            self._window,
-        )
-        super().__init__(plan, key.expires_at or 0)
+        self._plans: dict[tuple[int, ...], Plan] = {}
 
-    def _window(self, index: int, now_ns: int) -> tuple[int, int]:
-        return budget_window(self.levels[index].budget, now_ns)
+    def plan(self, provider: str, *names: str) -> Plan:
+        """What must be cleared by a request to a model of a provider, under all its names."""
+        counting = tuple(
+            index for index, level in enumerate(self.levels) if level.counts(provider, names)
+        )
+        plan = self._plans.get(counting)
+        if plan is None:
+            levels = [self.levels[index] for index in counting]
+            plan = Plan([level.slot() for level in levels], partial(_window, levels), levels)
+            self._plans[counting] = plan
+        return plan
+
+    def whole(self) -> Plan:
+        """Every budget that no provider narrows: what a report of the rest is about."""
+        return self.plan("")
+
+
+def _window(levels: list[Level], index: int, now_ns: int) -> tuple[int, ...]:
+    budget = levels[index].budget
+    assert budget is not None
+    start, end = budget_window(budget, now_ns)
+    override = budget.override
+    if override is None or now_ns >= override.end_at:
+        return start, end
+    if now_ns < override.start_at:
+        return start, end, budget.max_limit, min(end, override.start_at)
+    return start, end, override.max_limit, min(end, override.end_at)
+
+
+def span_ns(window: str) -> int:
+    """The length of a rate limit's window, written as ``<n>`` and s, m, h or d."""
+    return int(window[:-1]) * SECONDS[window[-1]] * 1_000_000_000
 
 
 def budget_window(budget: Budget, now_ns: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from bifrost._fast.desk import LaneBase
+from bifrost._fast.desk import Density, LaneBase
 from bifrost.audit import events
 from bifrost.errors import ModelNotFound, ModelUnpriced, Refusal
 from bifrost.governance.admission import check_model
@@ -38,6 +38,7 @@ class Lane(LaneBase):
         origin: Origin,
         price: Price,
         prices: str,
+        density: Density,
     ) -> None:
         """``prices`` names the price table, as it stands in every event."""
         self.host = host
@@ -59,7 +60,9 @@ class Lane(LaneBase):
             raise ModelNotFound("The model's name is longer than any model's name is.")
         context = price.max_input_tokens or DEFAULT_CONTEXT
         ceiling = price.ceiling(None, None, None)
-        super().__init__(target.model, prefix, served, ceiling, price.tariffs, context)
+        plan = grant.plan(host.name, asked, target.model)
+        tariffs = price.tariffs
+        super().__init__(target.model, plan, prefix, served, ceiling, tariffs, context, density)
 
 
 class Lanes:
@@ -76,6 +79,7 @@ class Lanes:
         self.hosts = hosts
         self.catalogue = catalogue
         self.generation = generation
+        self._densities: dict[tuple[str, str], Density] = {}
 
     def find(self, grant: Grant, asked: str) -> Lane:
         """The lane for a model name, or its refusal: not found, blocked or unpriced."""
@@ -112,7 +116,8 @@ class Lanes:
                 )
                 continue
             prices = self.catalogue.digest[:16]
-            lanes.append(Lane(grant, asked, target, host, origin, price, prices))
+            density = self._densities.setdefault((host.name, target.model), Density())
+            lanes.append(Lane(grant, asked, target, host, origin, price, prices, density))
         if not lanes:
             assert refusal is not None
             raise refusal

@@ -14,9 +14,11 @@ from functools import lru_cache
 from typing import Any
 
 from bifrost._fast import client, gate, wire
+from bifrost._fast.gate import Exhausted
 from bifrost.call import Call
 from bifrost.errors import UpstreamError, UpstreamUnavailable
 from bifrost.governor import Governor
+from bifrost.line import Line
 from bifrost.metering.usage import Usage, from_message, from_stream, output_estimate
 from bifrost.translate import anthropic_anthropic
 from bifrost.watch import Watch
@@ -37,11 +39,12 @@ class Pipeline:
         self,
         governor: Governor,
         watch: Watch,
-        broken_event: Callable[[str, str], bytes],
+        broken_event: Callable[[str, str, str], bytes],
         *,
         debug_headers: bool = False,
     ) -> None:
-        """``broken_event(message, request id)`` renders a door's error event for a cut stream."""
+        """``broken_event(message, request id, type)`` renders a door's event for a cut stream."""
+        self.line = Line(governor)
         self.governor = governor
         self.watch = watch
         self.broken_event = broken_event
@@ -49,7 +52,12 @@ class Pipeline:
 
     async def messages(self, call: Call, send: Send, query: bytes) -> None:
         """Serves one Messages request; raises Refusal only before the first byte of an answer."""
-        self.governor.admit(call)
+        try:
+            self.governor.attempt(call)
+        except Exhausted as error:
+            await self._wait_in_line(call, error)
+            if call.gone:
+                return
         self.watch.enter(call)
         try:
             await self._forward(call, MESSAGES + query)
@@ -58,12 +66,10 @@ class Pipeline:
             else:
                 await self._whole(call, send)
         except asyncio.CancelledError:
-            if not call.gone:
-                raise
-            _uncancel()
+            await self._cancelled(call, send)
         except UpstreamError as error:
             if call.streaming:
-                await self._broken_stream(call, send, error)
+                await self._broken_stream(call, send, str(error) + " Try again.")
                 return
             call.broke = True
             call.status = UpstreamUnavailable.status
@@ -75,6 +81,30 @@ class Pipeline:
             if not call.settled:
                 self._settle_cut(call)
 
+    async def _wait_in_line(self, call: Call, error: Exhausted) -> None:
+        """The budget is tight: waits its turn, watched like any other call that waits."""
+        self.watch.enter(call)
+        try:
+            await self.line.admit(call, error)
+        except asyncio.CancelledError:
+            if call.ticket is not None:  # admitted in the very moment
+                self.governor.settle(call, None, "error")
+            await self._cancelled(call, None)
+        finally:
+            self.watch.leave(call)
+
+    async def _cancelled(self, call: Call, send: Send | None) -> None:
+        """The watch ended this call: its client left, or what it may do was taken back."""
+        if not call.gone and call.cut is None:
+            raise
+        _uncancel()
+        if call.cut is None:
+            return
+        call.broke = True
+        if send is None or not call.streaming:
+            raise call.cut
+        await self._broken_stream(call, send, str(call.cut), call.cut.kind)
+
     async def count_tokens(self, call: Call, send: Send, query: bytes) -> None:
         """Serves a token count: a key and an allowed model are needed, no money moves."""
         grant = self.governor.identify(call)
@@ -84,9 +114,7 @@ class Pipeline:
             await self._forward(call, COUNT + query)
             await self._answer(call, send, await call.exchange.read_all(MAX_ANSWER), [])
         except asyncio.CancelledError:
-            if not call.gone:
-                raise
-            _uncancel()
+            await self._cancelled(call, None)
         except UpstreamError as error:
             raise UpstreamUnavailable(f"{error} Try again shortly.") from error
         finally:
@@ -97,7 +125,8 @@ class Pipeline:
     async def _forward(self, call: Call, target: bytes) -> None:
         """Sends the request upstream and waits for the head of the answer."""
         lane = call.lane
-        body = anthropic_anthropic.request(call.body, call.scan, lane.renamed)
+        limit = call.output_limit or None
+        body = anthropic_anthropic.request(call.body, call.scan, lane.renamed, limit)
         origin = lane.origin
         call.key_index = lane.host.pick()
         head = lane.host.head(
@@ -138,14 +167,23 @@ class Pipeline:
         headers = wire.response_head(call.exchange.headers)
         headers.append((b"x-request-id", call.request_id.encode()))
         headers += call.lane.headers
-        ticket = call.ticket
-        if ticket is not None and ticket.remaining >= 0:
-            headers.append((b"x-bf-budget-remaining-usd", gate.usd(ticket.remaining)))
-            headers.append((b"x-bf-budget-reset", _instant(ticket.resets_ns)))
+        headers += self.budget(call)
+        if call.output_limit:
+            headers.append((b"x-bf-output-limit", b"%d" % call.output_limit))
         if self.debug_headers:
             spent = time.monotonic_ns() - call.began - (call.first_byte - call.began)
             headers.append((b"x-bf-overhead-us", b"%d" % (spent // 1000)))
         return headers + extra
+
+    def budget(self, call: Call) -> Headers:
+        """What the tightest budget of a call's key has left, as headers; none without budgets."""
+        left, resets_ns = self.governor.remaining(call)
+        if left < 0:
+            return []
+        return [
+            (b"x-bf-budget-remaining-usd", gate.usd(left)),
+            (b"x-bf-budget-reset", instant(resets_ns)),
+        ]
 
     # -- streams ---------------------------------------------------------------------------
 
@@ -173,13 +211,15 @@ class Pipeline:
             self._settle_stream(call, "ok" if tap.stopped else "broken")
         await send({"type": "http.response.body", "body": b""})
 
-    async def _broken_stream(self, call: Call, send: Send, error: UpstreamError) -> None:
-        """The provider broke off: the dialect's error event, so that the client asks again once."""
+    async def _broken_stream(
+        self, call: Call, send: Send, why: str, kind: str = "api_error"
+    ) -> None:
+        """A stream ends early: the dialect's error event tells the client why."""
         call.broke = True
-        log.warning("stream broken", extra={"request": call.request_id, "error": str(error)})
+        log.warning("stream broken", extra={"request": call.request_id, "error": why})
         lead = b"" if call.tap.boundary else b"\n\n"
         try:
-            await _piece(send, lead + self.broken_event(f"{error} Try again.", call.request_id))
+            await _piece(send, lead + self.broken_event(why, call.request_id, kind))
             await send({"type": "http.response.body", "body": b""})
         except OSError:
             call.gone = True
@@ -221,7 +261,7 @@ def _uncancel() -> None:
 
 
 @lru_cache(maxsize=4096)
-def _instant(ns: int) -> bytes:
+def instant(ns: int) -> bytes:
     """A time in ns as RFC 3339; windows end at few different times."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ns // 1_000_000_000)).encode()
 

@@ -1,4 +1,4 @@
-"""The watch: notices clients that leave while a provider works, and providers that fall silent.
+"""The watch: notices clients that leave, providers that fall silent and keys that are taken back.
 
 One coarse timer per process instead of one task per request: a call that is answered within a tick
 is never watched at all.
@@ -9,18 +9,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 
 from bifrost.call import Call
+from bifrost.errors import Refusal
 
 TICK_S = 0.025
-SLOW_TICK_S = 1.0
+SLOW_TICK_S = 0.05
 
 
 class Watch:
     """Watches the calls under way on one event loop."""
 
-    def __init__(self, ping_interval_s: float = 20.0) -> None:
+    def __init__(
+        self,
+        ping_interval_s: float = 20.0,
+        *,
+        epoch: Callable[[], int] = int,
+        still: Callable[[Call], Refusal | None] | None = None,
+    ) -> None:
+        """``epoch()`` moves with the policy; ``still(call)`` then says which calls must end."""
         self.ping_interval_ns = int(ping_interval_s * 1e9)
+        self._epoch, self._still = epoch, still
+        self._known = epoch()
         self._fresh: dict[Call, asyncio.Task[None]] = {}
         self._watched: dict[Call, asyncio.Task[None]] = {}
         self._fast: asyncio.TimerHandle | None = None
@@ -55,8 +66,7 @@ class Watch:
         if self._fresh:
             self._fast = loop.call_later(TICK_S, self._tick)
         if self._watched and self._slow is None:
-            pause = min(SLOW_TICK_S, self.ping_interval_ns / 4e9)
-            self._slow = loop.call_later(pause, self._ping)
+            self._slow = loop.call_later(SLOW_TICK_S, self._look)
 
     async def _until_gone(self, call: Call, task: asyncio.Task[None]) -> None:
         with contextlib.suppress(OSError):
@@ -67,13 +77,26 @@ class Watch:
             call.gone = True
             task.cancel()
 
-    def _ping(self) -> None:
+    def _look(self) -> None:
         self._slow = None
         if not self._watched:
             return
+        if self._epoch() != self._known:
+            self._known = self._epoch()
+            self._cut()
         silent = time.monotonic_ns() - self.ping_interval_ns
         for call in self._watched:
             if call.streaming and call.last_byte and call.last_byte <= silent:
                 call.exchange.wake()
         pause = min(SLOW_TICK_S, self.ping_interval_ns / 4e9)
-        self._slow = asyncio.get_running_loop().call_later(pause, self._ping)
+        self._slow = asyncio.get_running_loop().call_later(pause, self._look)
+
+    def _cut(self) -> None:
+        """Ends the calls whose key, user, team or customer may not go on."""
+        if self._still is None:
+            return
+        for call, task in [*self._watched.items(), *self._fresh.items()]:
+            refusal = self._still(call)
+            if refusal is not None and call.cut is None and not call.gone:
+                call.cut = refusal
+                task.cancel()

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bifrost._fast import wire
-from bifrost._fast.desk import Desk, LaneBase
+from bifrost._fast.desk import IMAGE, OVERHEAD, PER_KIB, Density, Desk, LaneBase, plain_input
 from bifrost._fast.gate import Gate, Plan
 from bifrost._fast.keyring import GrantBase, Keyring, siphash
 from bifrost.audit import events
@@ -34,7 +34,7 @@ def test_siphash_is_the_published_function() -> None:
 
 
 def _grant() -> GrantBase:
-    return GrantBase(Plan([], lambda i, now: (0, 1)), 0)
+    return GrantBase(0)
 
 
 def test_a_keyring_finds_what_it_was_given_until_the_policy_moves() -> None:
@@ -109,11 +109,13 @@ def test_the_event_says_what_happened(
     model, provider, user = names
     lane = Lane(
         model,
+        Plan([], lambda i, now: (0, 1)),
         events.opening(key="vk_1", user=user, asked=model, provider=provider, prices="p"),
         events.members(model=model, provider_key="key-0"),
         price.ceiling(None, None, None),
         price.tariffs,
         200_000,
+        Density(),
     )
     desk = Desk(gate, Keyring(mmap.mmap(-1, 8)))
     call = Call('req_"1', None)
@@ -121,7 +123,7 @@ def test_the_event_says_what_happened(
     call.head = wire.read_head([(name, value) for name, value in lines if value is not None])
     call.scan = wire.scan(json.dumps({"model": "m", "max_tokens": 1, "stream": stream}).encode())
     call.grant = _grant()
-    desk.hold(call, lane, 77, 0)
+    desk.hold(call, lane, 77, 5, 6, 0)
     note = events.decode(gate.reservations()[0][-1])
     assert (note.request, note.outcome, note.model, note.user) == (
         "req_\"1", "unsettled", model, user,
@@ -152,6 +154,12 @@ def test_the_event_says_what_happened(
 
 def _text(raw: bytes | None, most: int) -> str | None:
     return None if raw is None else raw[:most].decode("latin-1")
+
+
+def test_a_bound_learns_how_dense_a_model_reads_and_keeps_a_margin() -> None:
+    assert plain_input(10_240, PER_KIB, 0, 10**6) == 5_120 + OVERHEAD
+    assert plain_input(10_240, 256, 2, 10**6) == 2_560 + 2 * IMAGE + OVERHEAD
+    assert plain_input(10**9, PER_KIB, 0, 200_000) == 200_000
 
 
 def test_prices_never_overflow() -> None:

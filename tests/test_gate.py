@@ -10,12 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from bifrost import money
-from bifrost._fast.gate import Exhausted, Gate, GateError, Plan, alive, usd
+from bifrost._fast.gate import (
+    CONCURRENCY,
+    INPUT_TOKENS,
+    OUTPUT_TOKENS,
+    OVERDRAFT,
+    REQUESTS,
+    TOKENS,
+    Exhausted,
+    Gate,
+    GateError,
+    Plan,
+    alive,
+    usd,
+)
 from tests.oracle import OracleGate
 
 HOUR = 3_600_000_000_000
@@ -237,6 +250,187 @@ def test_the_reservation_of_a_killed_process_is_found_and_charged_once(tmp_path:
 )
 def test_money_reads_the_same_from_both_writers(nano: int) -> None:
     assert usd(nano).decode() == money.usd(nano)
+
+
+SECOND = 1_000_000_000
+
+
+def _passing(gate: Gate, plan: Plan, now: int, **of: int) -> bool:
+    try:
+        gate.settle(gate.admit(plan, 0, b"", now, **of), 0, 0, 0, b"", now)
+    except Exhausted as error:
+        assert error.retry_ns != 0
+        return False
+    gate.forget(2**63)
+    return True
+
+
+@given(st.lists(st.integers(0, 20 * SECOND), max_size=400), st.integers(1, 50))
+@settings(max_examples=60, deadline=None)
+def test_no_window_anywhere_holds_more_than_its_limit(gaps: list[int], limit: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        gate = Gate(folder)
+        plan = Plan([(7, limit, REQUESTS, 60 * SECOND)], endless)
+        now, passed = 10**18, []
+        for gap in gaps:
+            now += gap // (limit + 1)
+            if _passing(gate, plan, now):
+                passed.append(now)
+        for first, last in zip(passed, passed[limit:], strict=False):
+            assert last - first >= 60 * SECOND
+        gate.close()
+
+
+def test_a_pushed_limit_is_used_up_and_never_passed(gate: Gate) -> None:
+    plan = Plan([(7, 600, REQUESTS, 60 * SECOND)], endless)
+    start = 10**18 + 123_456_789
+    passed = [
+        start + step * SECOND // 50
+        for step in range(50 * 180)
+        if _passing(gate, plan, start + step * SECOND // 50)
+    ]
+    assert len(passed) >= 3 * 590
+    for first, last in zip(passed, passed[600:], strict=False):
+        assert last - first >= 60 * SECOND
+
+
+@given(st.lists(st.tuples(st.integers(0, 9 * SECOND), st.integers(1, 40)), max_size=80))
+@settings(max_examples=80, deadline=None)
+def test_who_waits_as_long_as_told_gets_in(steps: list[tuple[int, int]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        gate = Gate(folder)
+        plan = Plan([(7, 40, TOKENS, 30 * SECOND)], endless)
+        now = 10**18
+        for gap, tokens in steps:
+            now += gap
+            try:
+                ticket = gate.admit(plan, 0, b"", now, input_tokens=tokens)
+            except Exhausted as error:
+                assert 0 < error.retry_ns <= 31 * SECOND
+                now += error.retry_ns
+                ticket = gate.admit(plan, 0, b"", now, input_tokens=tokens)
+            gate.settle(ticket, 0, tokens, 0, b"", now)
+        gate.close()
+
+
+def test_tokens_are_reserved_then_corrected(gate: Gate) -> None:
+    plan = Plan(
+        [
+            (1, 100, INPUT_TOKENS, SECOND),
+            (2, 50, OUTPUT_TOKENS, SECOND),
+            (3, 10**6, TOKENS, SECOND),
+        ],
+        endless,
+    )
+    now = 10**18
+    ticket = gate.admit(plan, 0, b"", now, input_tokens=60, output_tokens=50)
+    with pytest.raises(Exhausted) as refused:
+        gate.admit(plan, 0, b"", now, input_tokens=10, output_tokens=1)
+    assert (refused.value.slot, refused.value.kind) == (1, OUTPUT_TOKENS)
+    assert (refused.value.settled, refused.value.reserved) == (50, 1)
+    gate.settle(ticket, 0, 90, 5, b"", now)  # denser than thought, and shorter
+    gate.settle(
+        gate.admit(plan, 0, b"", now, input_tokens=10, output_tokens=45), 0, 10, 45, b"", now
+    )
+    assert not _passing(gate, plan, now, input_tokens=1)
+    with pytest.raises(Exhausted) as never:
+        gate.admit(plan, 0, b"", now + 9 * SECOND, input_tokens=101)
+    assert never.value.retry_ns == -1
+    assert _passing(gate, plan, now + 2 * SECOND, input_tokens=100, output_tokens=50)
+
+
+def test_concurrency_counts_what_is_under_way(gate: Gate) -> None:
+    plan = Plan([(9, 2, CONCURRENCY), (1, 100)], endless)
+    first, second = (gate.admit(plan, 1, b"", 1) for _ in range(2))
+    with pytest.raises(Exhausted) as refused:
+        gate.admit(plan, 1, b"", 1)
+    assert (refused.value.slot, refused.value.kind, refused.value.waits) == (0, CONCURRENCY, False)
+    gate.settle(first, 1, 0, 0, b"", 1)
+    third = gate.admit(plan, 1, b"", 1)
+    gate.settle(second, 1, 0, 0, b"", 1)
+    gate.settle(third, 1, 0, 0, b"", 1)
+    assert gate.counters([(1, 0)])[0][:2] == (3, 0)
+
+
+def test_only_the_last_request_may_pass_an_overdraft(gate: Gate) -> None:
+    plan = Plan([(1, 100, OVERDRAFT)], endless)
+    gate.settle(gate.admit(plan, 60, b"", 1), 60, 0, 0, b"", 1)
+    last = gate.admit(plan, 60, b"", 1)
+    assert last.remaining == 0
+    with pytest.raises(Exhausted) as refused:
+        gate.admit(plan, 1, b"", 1)
+    assert refused.value.waits
+    gate.settle(last, 50, 0, 0, b"", 1)
+    with pytest.raises(Exhausted) as refused:
+        gate.admit(plan, 1, b"", 1)
+    assert not refused.value.waits
+
+
+def test_the_line_is_first_come_first_served(gate: Gate) -> None:
+    plan, other = Plan([(1, 100)], endless), Plan([(2, 100), (3, 10**6)], endless)
+    held = gate.admit(plan, 90, b"", 1)
+    with pytest.raises(Exhausted) as refused:
+        gate.admit(plan, 50, b"", 1)
+    assert refused.value.waits
+    first = gate.wait(plan, 0, 1)
+    second = gate.wait(plan, 0, 1)
+    with pytest.raises(Exhausted) as late:  # it would fit, but others were first
+        gate.admit(plan, 1, b"", 1)
+    assert late.value.waits
+    gate.settle(gate.admit(other, 1, b"", 1), 1, 0, 0, b"", 1)  # another budget's matter
+    freed = gate.freed
+    gate.settle(held, 10, 0, 0, b"", 1)
+    assert gate.freed != freed
+    with pytest.raises(Exhausted):
+        gate.admit(plan, 50, b"", 1, place=second)
+    ticket = gate.admit(plan, 50, b"", 1, place=first)
+    gate.settle(gate.admit(plan, 40, b"", 1, place=second), 0, 0, 0, b"", 1)
+    gate.quit(first)
+    gate.quit(second)
+    gate.settle(gate.admit(plan, 40, b"", 1), 0, 0, 0, b"", 1)
+    gate.settle(ticket, 50, 0, 0, b"", 1)
+    assert gate.reservations() == []
+    with pytest.raises(IndexError):
+        gate.wait(Plan([(9, 2, CONCURRENCY)], endless), 0, 1)
+
+
+def test_who_leaves_or_dies_in_the_line_holds_nobody_up(gate: Gate) -> None:
+    plan = Plan([(1, 100)], endless)
+    gate.settle(gate.admit(plan, 1, b"", 1), 0, 0, 0, b"", 1)
+    place = gate.wait(plan, 0, 1)
+    with pytest.raises(Exhausted):
+        gate.admit(plan, 1, b"", 1)
+    gate.quit(place)
+    gate.settle(gate.admit(plan, 1, b"", 1), 0, 0, 0, b"", 1)
+    place = gate.wait(plan, 0, 1)
+    gate.settle(gate.admit(plan, 1, b"", 3 * SECOND), 0, 0, 0, b"", 1)  # silent for too long
+    assert gate.wait(plan, 0, 3 * SECOND, place) != 0
+    assert len(gate.reservations()) == 0
+
+
+def test_another_limit_can_hold_for_a_time(gate: Gate) -> None:
+    def window(_: int, now_ns: int) -> tuple[int, ...]:
+        return (0, 2**62, 100, 50) if now_ns < 50 else (0, 2**62, 10, 2**62)
+
+    plan = Plan([(1, 10)], window)
+    gate.settle(gate.admit(plan, 80, b"", 1), 80, 0, 0, b"", 1)
+    assert gate.remaining(plan, 49) == (20, 2**62)
+    with pytest.raises(Exhausted):
+        gate.admit(plan, 1, b"", 50)
+    assert gate.remaining(plan, 50) == (0, 2**62)
+    assert gate.remaining(Plan([], window), 1) == (-1, 0)
+
+
+def test_idle_meters_are_given_back(gate: Gate) -> None:
+    now = 10**18
+    plans = [Plan([(n, 5, REQUESTS, SECOND)], endless) for n in range(1, 300)]
+    held = gate.admit(plans[0], 0, b"", now)
+    assert all(_passing(gate, plan, now) for plan in plans)
+    gate.retire(0, now + 3 * SECOND)
+    for n, plan in enumerate(plans):
+        passed = [_passing(gate, plan, now + 3 * SECOND) for _ in range(6)]
+        assert passed == [True] * 5 + [False], n
+    gate.settle(held, 0, 0, 0, b"", now)
 
 
 def test_timings_are_kept_where_they_happen(gate: Gate) -> None:

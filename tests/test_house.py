@@ -14,7 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LEAVES = {"_fast", "errors", "call", "config", "money", "patterns"}
 ROOMS = {"routing", "governance", "translate", "providers", "upstream", "metering", "audit"}
 # Between the rooms and the doors: each knows the rooms, none knows Starlette.
-ORDER = {"identify", "lanes", "governor", "watch", "pipeline"}
+ORDER = {"identify", "lanes", "governor", "line", "watch", "pipeline"}
 WINGS = {"usage", "steward", "mock", "logs", "listener"}
 TOP = {"core", "metrics", "app", "doors", "embedding", "supervisor", "cli", "__init__", "__main__"}
 MAY = {
@@ -24,6 +24,7 @@ MAY = {
     "identify": LEAVES | {"governance"},
     "lanes": LEAVES | ROOMS | {"identify"},
     "governor": LEAVES | ROOMS | {"identify", "lanes"},
+    "line": LEAVES | {"governor"},
     "watch": LEAVES,
     "pipeline": LEAVES | ROOMS | ORDER,
     "doors": LEAVES | {"pipeline"},

@@ -51,7 +51,7 @@ def _work(folder: str, seed: int) -> None:
 
 def _die_inside(folder: str) -> None:
     """Dies with the lock in hand and a change that is valid but not applied (see ledger.h)."""
-    lock, redo_count, cell_settled = 64, 200, (1 << 26) + 16
+    lock, redo_count, cell_settled = 64, 248, (1 << 28) + 16
     with open(Path(folder) / "ledger", "r+b") as file:
         page = mmap.mmap(file.fileno(), 1 << 16)
         mutex = ctypes.addressof(ctypes.c_char.from_buffer(page, lock))
@@ -216,7 +216,7 @@ def _fill(folder: str, limit: int, pipe: Any) -> None:
 def test_a_disk_without_room_is_an_error_and_nothing_is_lost(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    room = (1 << 26) + (1 << 18)  # the ledger may grow by one chunk
+    room = (1 << 28) + (1 << 18)  # the ledger may grow by one chunk
     child = context.Process(target=_fill, args=(str(tmp_path), room, there))
     child.start()
     assert here.poll(60)

@@ -6,6 +6,8 @@ class Call:
     first_byte: int
     last_byte: int
     reserved: int
+    output_limit: int
+    place: int
     request_id: str
     upstream_request: str | None
     receive: Any
@@ -16,6 +18,7 @@ class Call:
     exchange: Any
     tap: Any
     watcher: Any
+    cut: Any
     ticket: Any
     body: bytes
     status: int

@@ -5,7 +5,10 @@ from .timing cimport now_mono, now_wall
 
 
 cdef class Call:
-    """What is known of a request so far. Times are monotonic ns but ``at``, which is wall time."""
+    """What is known of a request so far. Times are monotonic ns but ``at``, which is wall time.
+
+    ``cut`` is the refusal for which it is being broken off, ``gone`` says that the client left.
+    """
 
     def __cinit__(self, str request_id, receive):
         self.at = now_wall()

@@ -1,15 +1,24 @@
 from libc.stdint cimport int64_t
 
 from .call cimport Call
-from .gate cimport Gate
+from .gate cimport Gate, Plan
 from .keyring cimport Keyring
 from .tariff cimport Ceiling, bf_tokens
 from .wire cimport Scan
 
 
+cdef class Density:
+    cdef int64_t seen, samples
+    cdef readonly int64_t per_kib
+
+    cdef void learn(self, int64_t size, int64_t tokens) noexcept
+
+
 cdef class LaneBase:
     cdef bytes prefix           # of its events: {"type":"model", ... without the closing brace
     cdef bytes served           # ,"model":"...","provider_key":"..." when all is as expected
+    cdef readonly Plan plan
+    cdef readonly Density density
     cdef Ceiling ceiling
     cdef dict tariffs
     cdef int64_t context        # tokens
@@ -22,7 +31,8 @@ cdef class Desk:
     cdef public long long generation
 
     cpdef bint admit(self, Call call) except -1
-    cpdef int hold(self, Call call, LaneBase lane, int64_t amount, int64_t since_ns) except -1
+    cpdef int hold(self, Call call, LaneBase lane, int64_t amount, int64_t input_tokens,
+                   int64_t output_tokens, int64_t since_ns) except -1
     cpdef int64_t settle(self, Call call, usage, str outcome, price) except -1
     cdef int64_t _book(self, Call call, LaneBase lane, Scan scan, usage, tuple said,
                        const bf_tokens *tokens, int64_t tool, int64_t searches, int64_t cost,

@@ -2,32 +2,48 @@ from collections.abc import Callable
 from typing import Any
 
 from bifrost._fast.call import Call
-from bifrost._fast.gate import Gate
+from bifrost._fast.gate import Gate, Plan
 from bifrost._fast.keyring import Keyring
 from bifrost._fast.tariff import Ceiling
 
+PER_KIB: int
 OVERHEAD: int
 IMAGE: int
 
-def plain_input(size: int, images: int, context: int) -> int: ...
+def plain_input(size: int, per_kib: int, images: int, context: int) -> int: ...
+
+class Density:
+    per_kib: int
 
 class LaneBase:
     model: str
+    plan: Plan
+    density: Density
     def __init__(
         self,
         model: str,
+        plan: Plan,
         prefix: bytes,
         served: bytes,
         ceiling: Ceiling,
         tariffs: dict[Any, Any],
         context: int,
+        density: Density,
     ) -> None: ...
 
 class Desk:
     generation: int
     def __init__(self, gate: Gate, keyring: Keyring) -> None: ...
     def admit(self, call: Call) -> bool: ...
-    def hold(self, call: Call, lane: LaneBase, amount: int, since_ns: int) -> int: ...
+    def hold(
+        self,
+        call: Call,
+        lane: LaneBase,
+        amount: int,
+        input_tokens: int,
+        output_tokens: int,
+        since_ns: int,
+    ) -> int: ...
     def settle(
         self,
         call: Call,

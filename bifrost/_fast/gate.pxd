@@ -1,7 +1,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from .home cimport Home
-from .ledger cimport LED_SLOTS, led_slot, ledger
+from .home cimport Home, home_row
+from .ledger cimport LED_SLOTS, led_answer, led_ask, led_slot, ledger
 from .lmdb_api cimport MDB_txn
 from .timing cimport Timing
 
@@ -10,6 +10,7 @@ cdef class Plan:
     cdef int n
     cdef led_slot slots[LED_SLOTS]
     cdef object window
+    cdef readonly tuple labels
     cdef int64_t first_end, last_start
 
     cdef int refresh(self, int64_t now_ns) except -1
@@ -36,16 +37,16 @@ cdef class Gate:
     cdef readonly bint unclean
     cdef readonly Timing gating, admitting, settling, governing
 
-    cdef Ticket hold(self, Plan plan, int64_t amount, const char *note, size_t note_size,
-                     int64_t now_ns, int64_t since_ns)
+    cdef Ticket hold(self, Plan plan, led_ask *ask, int64_t since_ns)
     cdef int book(self, Ticket ticket, int64_t cost, int64_t input_tokens, int64_t output_tokens,
                   const char *event, size_t size, int64_t now_ns, int64_t since_ns) except -1
     cdef int _open_ledger(self) except -1
     cdef int _recognise(self, uint64_t fresh) except -1
     cdef int _take_owner(self) except -1
     cdef int _require(self) except -1
-    cdef int _refuse(self, led_slot *slot, int which) except -1
     cdef int _locate(self, led_slot *slot, int64_t now_ns) except -1
+    cdef int _place(self, led_slot *slot, home_row *row, int64_t now_ns) except? -1
+    cdef int _retire_meters(self, int64_t now_ns) except -1
     cdef int _move_out(self, MDB_txn *txn, uint32_t cell, int64_t idle_since_ns, int64_t now_ns,
                        uint32_t *moved) noexcept
     cdef int _spill(self) except -1

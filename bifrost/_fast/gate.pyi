@@ -1,5 +1,6 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike
+from typing import Any
 
 from bifrost._fast.timing import Timing
 
@@ -8,17 +9,33 @@ class GateError(Exception):
 
 class Exhausted(Exception):
     slot: int
+    kind: int
     limit: int
     settled: int
     reserved: int
     end_ns: int
+    waits: bool
+    retry_ns: int
+
+MONEY: int
+OVERDRAFT: int
+CONCURRENCY: int
+REQUESTS: int
+INPUT_TOKENS: int
+OUTPUT_TOKENS: int
+TOKENS: int
 
 def usd(nano: int) -> bytes: ...
 
 class Plan:
     def __init__(
-        self, budgets: list[tuple[int, int]], window: Callable[[int, int], tuple[int, int]]
+        self,
+        slots: list[tuple[int, ...]],
+        window: Callable[[int, int], tuple[int, ...]],
+        labels: Sequence[Any] = (),
     ) -> None: ...
+    @property
+    def labels(self) -> tuple[Any, ...]: ...
     def __len__(self) -> int: ...
     def account(self, index: int, now_ns: int) -> tuple[int, int, int]: ...
 
@@ -39,8 +56,22 @@ class Gate:
     def __init__(self, directory: str | PathLike[str], map_size: int = ...) -> None: ...
     def close(self) -> None: ...
     def admit(
-        self, plan: Plan, amount: int, note: bytes, now_ns: int, since_ns: int = 0
+        self,
+        plan: Plan,
+        amount: int,
+        note: bytes,
+        now_ns: int,
+        since_ns: int = 0,
+        *,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        place: int = 0,
     ) -> Ticket: ...
+    def remaining(self, plan: Plan, now_ns: int) -> tuple[int, int]: ...
+    def wait(self, plan: Plan, slot: int, now_ns: int, place: int = 0) -> int: ...
+    def quit(self, place: int) -> None: ...
+    @property
+    def freed(self) -> int: ...
     def settle(
         self,
         ticket: Ticket,

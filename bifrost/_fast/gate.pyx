@@ -20,10 +20,12 @@ from libc.string cimport memcpy, memset
 
 from .home cimport Home, home_row
 from .ledger cimport (
-    LED_FULL, LED_GONE, LED_NO_ROOM, LED_NOTE, LED_REFUSED, LED_RING, LED_SLOTS, LED_STALE,
-    led_append, led_asleep, led_cell, led_close, led_entry, led_give_cell, led_is, led_lock, led_next,
-    led_open, led_record, led_reserve, led_resting, led_settle, led_slot, led_span, led_take_cell,
-    led_turn, led_unlock, led_warm, ledger,
+    LED_BEHIND, LED_CONCURRENCY, LED_FULL, LED_GONE, LED_INPUT, LED_MONEY, LED_NO_ROOM, LED_NOTE,
+    LED_OUTPUT, LED_OVERDRAFT, LED_REFUSED, LED_REQUESTS, LED_RING, LED_SLOTS, LED_STALE,
+    LED_TOKENS, led_answer, led_append, led_ask, led_asleep, led_cell, led_close, led_entry,
+    led_give_cell, led_give_meter, led_is, led_lock, led_meter_idle, led_meter_is, led_next,
+    led_open, led_quit, led_record, led_reserve, led_resting, led_settle, led_slot, led_span,
+    led_take_cell, led_take_meter, led_turn, led_unlock, led_wait, led_warm, ledger,
 )
 from .lmdb_api cimport NOTFOUND, MDB_txn
 from .timing cimport Timing, now_mono
@@ -50,37 +52,72 @@ class GateError(Exception):
 
 
 class Exhausted(Exception):
-    """A budget cannot hold the amount: ``slot`` of the plan, and that window's figures."""
+    """A budget or limit cannot hold a request: ``slot`` of the plan, its ``kind`` and figures.
 
-    def __init__(self, int slot, int64_t limit, int64_t settled, int64_t reserved, int64_t end_ns):
-        super().__init__("budget exhausted")
+    ``settled`` is what its window has counted, ``reserved`` what is held of it by requests under
+    way (of a rate limit: what this request would add), ``end_ns`` when its window ends.
+    ``waits``: it would fit if those under way were back. ``retry_ns``: when a rate limit lets it
+    in, counted from now; -1 when it never can as it is.
+    """
+
+    def __init__(self, int slot, int kind, int64_t limit, int64_t settled, int64_t reserved,
+                 int64_t end_ns, bint waits, int64_t retry_ns):
+        super().__init__("a budget or limit is exhausted")
         self.slot = slot
+        self.kind = kind
         self.limit = limit
         self.settled = settled
         self.reserved = reserved
         self.end_ns = end_ns
+        self.waits = waits
+        self.retry_ns = retry_ns
+
+
+MONEY = LED_MONEY
+OVERDRAFT = LED_OVERDRAFT
+CONCURRENCY = LED_CONCURRENCY
+REQUESTS = LED_REQUESTS
+INPUT_TOKENS = LED_INPUT
+OUTPUT_TOKENS = LED_OUTPUT
+TOKENS = LED_TOKENS
+
+cdef int64_t EVER = 0x7FFFFFFFFFFFFFFF
+cdef int64_t METER_ROW = -1     # stands for the window in the row of a meter
 
 
 cdef class Plan:
-    """The budgets one grant must clear, in the order in which a refusal is reported.
+    """The budgets and limits a request must clear, in the order in which a refusal is reported.
 
-    ``budgets`` is a list of (64-bit id, limit nano-USD); ``window(index, now_ns)`` returns the
-    (start_ns, end_ns) of that budget's current window and is asked only when the known one ended.
+    ``slots`` is a list of (64-bit id, limit[, kind[, window ns]]): MONEY (nano-USD; OVERDRAFT lets
+    the last request pass the limit), CONCURRENCY, or REQUESTS, INPUT_TOKENS, OUTPUT_TOKENS, TOKENS
+    in any window of that length. ``window(index, now_ns)`` returns the (start_ns, end_ns) of a
+    budget's current window, with (limit, until_ns) behind if another limit holds until then; it is
+    asked only when what it said is over. ``labels`` run parallel to the slots and are kept for
+    whoever words a refusal.
     """
 
-    def __cinit__(self, list budgets, window):
-        if len(budgets) > LED_SLOTS:
-            raise ValueError(f"a request can be under at most {LED_SLOTS} budgets, not {len(budgets)}")
+    def __cinit__(self, list slots, window, labels=()):
+        if len(slots) > LED_SLOTS:
+            raise ValueError(f"a request can be under at most {LED_SLOTS} budgets and limits, "
+                             f"not {len(slots)}")
         self.window = window
-        self.n = len(budgets)
+        self.labels = tuple(labels)
+        self.n = len(slots)
         self.first_end = 0
         self.last_start = 0
-        for i, (number, limit) in enumerate(budgets):
+        for i, (number, limit, *more) in enumerate(slots):
             self.slots[i].budget = number
             self.slots[i].limit = limit
+            self.slots[i].kind = more[0] if more else LED_MONEY
             self.slots[i].start_ns = 0
-            self.slots[i].end_ns = 0
-            self.slots[i].cell = 0xFFFFFFFF
+            self.slots[i].end_ns = self.slots[i].until_ns = 0
+            self.slots[i].cell = 0xFFFFFFF
+            if self.slots[i].kind == LED_CONCURRENCY:
+                self.slots[i].end_ns = EVER
+            elif self.slots[i].kind >= LED_REQUESTS:
+                if not 0 <= limit < 2**32:
+                    raise ValueError(f"a rate limit is from 0 to {2**32 - 1}, not {limit}")
+                self.slots[i].end_ns = more[1]
 
     def __len__(self):
         return self.n
@@ -89,11 +126,15 @@ cdef class Plan:
         cdef int i
         cdef int64_t first = 0x7FFFFFFFFFFFFFFF, last = -0x7FFFFFFFFFFFFFFF
         for i in range(self.n):
-            if now_ns >= self.slots[i].end_ns or now_ns < self.slots[i].start_ns:
-                start, end = self.window(i, now_ns)
+            if self.slots[i].kind > LED_OVERDRAFT:
+                continue
+            if now_ns >= self.slots[i].until_ns or now_ns < self.slots[i].start_ns:
+                start, end, *more = self.window(i, now_ns)
                 self.slots[i].start_ns = start
-                self.slots[i].end_ns = end
-            first = min(first, self.slots[i].end_ns)
+                self.slots[i].end_ns = self.slots[i].until_ns = end
+                if more:
+                    self.slots[i].limit, self.slots[i].until_ns = more
+            first = min(first, self.slots[i].until_ns)
             last = max(last, self.slots[i].start_ns)
         self.first_end = first
         self.last_start = last
@@ -258,45 +299,53 @@ cdef class Gate:
 
     # -- money -----------------------------------------------------------------------------------
 
-    def admit(self, Plan plan, int64_t amount, bytes note, int64_t now_ns, int64_t since_ns=0):
-        """Reserves ``amount`` nano-USD under every budget of the plan, or nothing.
+    def admit(self, Plan plan, int64_t amount, bytes note, int64_t now_ns, int64_t since_ns=0, *,
+              int64_t input_tokens=0, int64_t output_tokens=0, uint32_t place=0):
+        """Clears every slot of the plan with a request of at most these figures, or none.
 
-        ``note``, up to 1,536 bytes, is kept with the reservation for whoever finds it after a crash;
-        ``now_ns`` is wall time, ``since_ns`` the monotonic time from which the cost of admitting is
-        counted. Returns a Ticket; raises Exhausted for the first budget that cannot hold it,
-        GateError.
+        ``amount`` is nano-USD; ``note``, up to 1,536 bytes, is kept with the reservation for
+        whoever finds it after a crash; ``now_ns`` is wall time, ``since_ns`` the monotonic time
+        from which the cost of admitting is counted; ``place`` is what ``wait`` gave. Returns a
+        Ticket; raises Exhausted for the first slot that cannot hold it, GateError.
         """
-        return self.hold(plan, amount, PyBytes_AS_STRING(note), PyBytes_GET_SIZE(note), now_ns,
-                         since_ns)
+        cdef led_ask ask
+        ask.amount, ask.input_tokens, ask.output_tokens = amount, input_tokens, output_tokens
+        ask.note, ask.note_size = PyBytes_AS_STRING(note), PyBytes_GET_SIZE(note)
+        ask.now_ns, ask.place = now_ns, place
+        return self.hold(plan, &ask, since_ns)
 
-    cdef Ticket hold(self, Plan plan, int64_t amount, const char *note, size_t note_size,
-                     int64_t now_ns, int64_t since_ns):
+    cdef Ticket hold(self, Plan plan, led_ask *ask, int64_t since_ns):
         cdef int64_t entered = now_mono()
-        cdef int which = 0, tight = 0, code
+        cdef led_answer answer = led_answer(0, 0, 0, 0, 0, 0, 0)
+        cdef led_slot *slot
+        cdef int code
         cdef Ticket ticket
         self._require()
-        if amount < 0:
+        if ask.amount < 0 or ask.input_tokens < 0 or ask.output_tokens < 0:
             raise ValueError("an amount cannot be negative")
-        if note_size > LED_NOTE:
-            raise ValueError(f"a note has at most {LED_NOTE} bytes, not {note_size}")
-        if now_ns >= plan.first_end or now_ns < plan.last_start:
-            plan.refresh(now_ns)
+        if ask.note_size > LED_NOTE:
+            raise ValueError(f"a note has at most {LED_NOTE} bytes, not {ask.note_size}")
+        if ask.now_ns >= plan.first_end or ask.now_ns < plan.last_start:
+            plan.refresh(ask.now_ns)
         ticket = Ticket.__new__(Ticket)
         self.sequence += 1
+        ask.owner, ask.sequence = self.owner, self.sequence
         ticket.sequence = self.sequence
-        ticket.amount = amount
+        ticket.amount = ask.amount
         while True:
-            code = led_reserve(&self.books, plan.slots, plan.n, self.owner, ticket.sequence, amount,
-                               note, note_size, now_ns, &ticket.record, &which, &ticket.remaining,
-                               &tight)
+            code = led_reserve(&self.books, plan.slots, plan.n, ask, &answer)
             if code != LED_STALE:
                 break
-            self._locate(&plan.slots[which], now_ns)
-        if code == LED_REFUSED:
-            self._refuse(&plan.slots[which], which)
+            self._locate(&plan.slots[answer.which], ask.now_ns)
+        slot = &plan.slots[answer.which]
+        if code == LED_REFUSED or code == LED_BEHIND:
+            raise Exhausted(answer.which, slot.kind, slot.limit, answer.settled, answer.reserved,
+                            slot.end_ns, _waits(slot, ask, &answer), answer.retry_ns)
         if code:
             raise GateError("cannot reserve", code)
-        ticket.resets_ns = plan.slots[tight].end_ns if plan.n else 0
+        ticket.record = answer.record
+        ticket.remaining = answer.left
+        ticket.resets_ns = plan.slots[answer.tight].end_ns if answer.left >= 0 else 0
         ticket.open = True
         cdef int64_t left = now_mono()
         ticket.gate_ns = left - entered
@@ -304,9 +353,45 @@ cdef class Gate:
         self.admitting.add(ticket.spent_ns)
         return ticket
 
-    cdef int _refuse(self, led_slot *slot, int which) except -1:
-        cdef led_cell *cell = &self.books.cells[slot.cell]
-        raise Exhausted(which, slot.limit, cell.settled, cell.reserved, slot.end_ns)
+    def remaining(self, Plan plan, int64_t now_ns):
+        """(nano-USD left at the tightest level, when its window ends in ns); (-1, 0) without."""
+        cdef int64_t left = -1, ends = 0, rest
+        cdef int i
+        plan.refresh(now_ns)
+        for i in range(plan.n):
+            if plan.slots[i].kind > LED_OVERDRAFT:
+                continue
+            settled, reserved, *_ = self.counters([(plan.slots[i].budget, plan.slots[i].start_ns)])[0]
+            rest = max(plan.slots[i].limit - settled - reserved, 0)
+            if left < 0 or rest < left:
+                left, ends = rest, plan.slots[i].end_ns
+        return left, ends
+
+    def wait(self, Plan plan, int slot, int64_t now_ns, uint32_t place=0):
+        """Joins the line for a budget of the plan, or says that one waits for this one now.
+
+        Returns the place to give to ``admit`` and ``quit``; who is silent for 2 s loses it.
+        Raises GateError.
+        """
+        cdef int code
+        self._require()
+        if not 0 <= slot < plan.n or plan.slots[slot].kind > LED_OVERDRAFT:
+            raise IndexError(slot)
+        code = led_wait(&self.books, self.owner, plan.slots[slot].cell, now_ns, &place)
+        _check("cannot wait in line", code)
+        return place
+
+    def quit(self, uint32_t place):
+        """Leaves the line."""
+        self._require()
+        if place:
+            _check("cannot leave the line", led_quit(&self.books, self.owner, place))
+
+    @property
+    def freed(self):
+        """A number that changes whenever any process gives something back."""
+        self._require()
+        return self.books.head.freed
 
     def settle(self, Ticket ticket, int64_t cost, int64_t input_tokens, int64_t output_tokens,
                bytes event, int64_t now_ns, int64_t since_ns=0):
@@ -358,51 +443,70 @@ cdef class Gate:
     # -- accounts --------------------------------------------------------------------------------
 
     cdef int _locate(self, led_slot *slot, int64_t now_ns) except -1:
-        """Finds the cell of a slot's window; makes one, with what is known, if it has none."""
+        """Finds the cell of a slot's window, or its meter; makes one if it has none."""
         cdef home_row row
-        cdef led_cell empty
+        cdef led_cell key
         cdef MDB_txn *txn = NULL
-        cdef int found = self.home.row(NULL, slot.budget, slot.start_ns, &row)
+        cdef bint meter = slot.kind >= LED_REQUESTS
+        cdef int64_t start_ns = METER_ROW if meter else slot.start_ns
+        cdef int found = self.home.row(NULL, slot.budget, start_ns, &row)
         cdef int code
-        if found == 0 and row.live and led_is(&self.books, row.cell, slot.budget, slot.start_ns):
+        if found == 0 and row.live and (
+                led_meter_is(&self.books, row.cell, slot.budget, slot.end_ns) if meter
+                else led_is(&self.books, row.cell, slot.budget, slot.start_ns)):
             slot.cell = row.cell
             return 0
+        memset(&key, 0, sizeof(key))
+        key.budget, key.start_ns = slot.budget, start_ns
         _check("cannot write the state store", self.home.begin(&txn))
-        found = self.home.row(txn, slot.budget, slot.start_ns, &row)
+        found = self.home.row(txn, slot.budget, start_ns, &row)
         if found == NOTFOUND:
             memset(&row, 0, sizeof(row))
+            row.content = key
         elif found:
             self.home.abort(txn)
             _check("cannot read the state store", found)
-        if row.live:
+        if row.live and meter and led_meter_is(&self.books, row.cell, slot.budget, slot.end_ns):
+            self.home.abort(txn)                        # another process made it meanwhile
+            slot.cell = row.cell
+            return 0
+        if row.live and not meter:
             code = _wake(&self.books, slot, row.cell)   # while no mover can begin
             self.home.abort(txn)
             return _check("the counters of a budget are damaged", code)
-        memset(&empty, 0, sizeof(empty))
-        empty.budget, empty.start_ns = slot.budget, slot.start_ns
-        if found == NOTFOUND:
-            row.content = empty
-        row.content.updated_ns = now_ns
-        code = led_lock(&self.books)
-        if code == 0:
-            code = led_take_cell(&self.books, &row.content, &row.cell)
-            led_unlock(&self.books)
+        code = self._place(slot, &row, now_ns)
         if code:
             self.home.abort(txn)
             raise GateError("cannot make room for another budget", code)
-        row.live, row.end_ns = 1, slot.end_ns
-        code = self.home.keep(txn, &empty, &row)
+        code = self.home.keep(txn, &key, &row)
         if code:
             self.home.abort(txn)
         else:
             code = self.home.commit(txn)
         if code:
             led_lock(&self.books)
-            led_give_cell(&self.books, row.cell)
+            if meter:
+                led_give_meter(&self.books, row.cell)
+            else:
+                led_give_cell(&self.books, row.cell)
             led_unlock(&self.books)
             raise GateError("cannot make room for another budget", code)
         slot.cell = row.cell
         return 0
+
+    cdef int _place(self, led_slot *slot, home_row *row, int64_t now_ns) except? -1:
+        """Takes a cell with the row's content, or an empty meter, and notes it in the row."""
+        cdef int code = led_lock(&self.books)
+        if code:
+            return code
+        row.content.updated_ns = now_ns
+        if slot.kind >= LED_REQUESTS:
+            code = led_take_meter(&self.books, slot.budget, slot.end_ns, &row.cell)
+        else:
+            code = led_take_cell(&self.books, &row.content, &row.cell)
+        led_unlock(&self.books)
+        row.live, row.end_ns = 1, slot.end_ns
+        return code
 
     def retire(self, int64_t idle_since_ns, int64_t now_ns, uint32_t start=0, uint32_t span=65536):
         """Moves counters that rested since ``idle_since_ns`` out of the ledger.
@@ -436,7 +540,37 @@ cdef class Gate:
                 led_turn(&self.books, moved[i])
         led_unlock(&self.books)
         _check("cannot move counters out of the ledger", code)
-        return 0 if cell >= used else cell
+        if cell < used:
+            return cell
+        self._retire_meters(now_ns)
+        return 0
+
+    cdef int _retire_meters(self, int64_t now_ns) except -1:
+        """Gives back meters in which nothing counts any more."""
+        cdef MDB_txn *txn = NULL
+        cdef home_row row
+        cdef led_cell key
+        cdef uint32_t i
+        cdef int code, found
+        for i in range(self.books.head.meters_used):
+            if not led_meter_idle(&self.books, i, now_ns):
+                continue
+            _check("cannot write the state store", self.home.begin(&txn))
+            code = led_lock(&self.books)
+            if code == 0 and led_meter_idle(&self.books, i, now_ns):
+                memset(&key, 0, sizeof(key))
+                key.budget, key.start_ns = self.books.meters[i].id, METER_ROW
+                found = self.home.row(txn, key.budget, METER_ROW, &row)
+                if found == 0 and row.cell == i:
+                    code = self.home.drop(txn, &key)
+                if code == 0:
+                    led_give_meter(&self.books, i)
+            led_unlock(&self.books)
+            if code:
+                self.home.abort(txn)
+                _check("cannot give back a meter", code)
+            _check("cannot give back a meter", self.home.commit(txn))
+        return 0
 
     cdef int _move_out(self, MDB_txn *txn, uint32_t cell, int64_t idle_since_ns, int64_t now_ns,
                        uint32_t *moved) noexcept:
@@ -581,10 +715,10 @@ cdef class Gate:
         self._require()
         for i in range(self.books.head.records_used):
             record = &self.books.records[i]
-            if record.owner == 0 or len(rows) >= most:
+            if record.owner == 0 or record.waits_on or len(rows) >= most:
                 continue
             _check("cannot read a reservation", led_lock(&self.books))
-            if record.owner:
+            if record.owner and not record.waits_on:
                 rows.append((
                     record.owner, record.sequence, record.amount, record.created_ns,
                     PyBytes_FromStringAndSize(record.note, record.note_size),
@@ -600,8 +734,8 @@ cdef class Gate:
         self._require()
         for i in range(self.books.head.records_used):
             record = &self.books.records[i]
-            while record.owner == owner and record.sequence == sequence:
-                code = led_settle(&self.books, i, owner, sequence, record.amount, 0, 0,
+            while record.owner == owner and record.sequence == sequence and not record.waits_on:
+                code = led_settle(&self.books, i, owner, sequence, record.amount, -1, -1,
                                   PyBytes_AS_STRING(event), PyBytes_GET_SIZE(event), now_ns)
                 if code == 0:
                     return True
@@ -610,6 +744,13 @@ cdef class Gate:
                 elif code != LED_GONE:
                     raise GateError("cannot settle a reservation", code)
         return False
+
+
+cdef inline bint _waits(led_slot *slot, led_ask *ask, led_answer *answer) noexcept:
+    """Whether a refusing slot would hold the request if all under way came back."""
+    if slot.kind == LED_MONEY:
+        return answer.settled + ask.amount <= slot.limit
+    return slot.kind == LED_OVERDRAFT and answer.settled < slot.limit
 
 
 cdef int _wake(ledger *books, led_slot *slot, uint32_t cell) noexcept:

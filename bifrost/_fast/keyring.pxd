@@ -1,10 +1,7 @@
 from libc.stdint cimport uint64_t
 
-from .gate cimport Plan
-
 
 cdef class GrantBase:
-    cdef readonly Plan plan
     cdef readonly long long expires_ns
     cdef public dict lanes
     cdef public long long generation

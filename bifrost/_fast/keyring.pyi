@@ -2,16 +2,12 @@ from typing import Any
 
 from typing_extensions import Buffer
 
-from bifrost._fast.gate import Plan
-
 def siphash(key: bytes, data: bytes) -> bytes: ...
 
 class GrantBase:
     lanes: dict[str, Any]
     generation: int
-    def __init__(self, plan: Plan, expires_ns: int) -> None: ...
-    @property
-    def plan(self) -> Plan: ...
+    def __init__(self, expires_ns: int) -> None: ...
     @property
     def expires_ns(self) -> int: ...
 

@@ -13,8 +13,6 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from .gate cimport Plan
-
 cdef extern from "siphash.h" nogil:
     void siphash_ "siphash"(const uint64_t *key, const uint8_t *data, size_t size, uint64_t *out)
 
@@ -31,10 +29,9 @@ def siphash(bytes key not None, bytes data not None):
 
 
 cdef class GrantBase:
-    """The part of a grant that the desk reads: budgets, expiry (ns, 0 never), cached lanes."""
+    """The part of a grant that the desk reads: expiry (ns, 0 never) and the lanes met so far."""
 
-    def __init__(self, Plan plan, long long expires_ns):
-        self.plan = plan
+    def __init__(self, long long expires_ns):
         self.expires_ns = expires_ns
         self.lanes = {}
         self.generation = 0

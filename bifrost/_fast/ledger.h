@@ -2,7 +2,8 @@
  *
  *   header   the lock, the redo list, where everything starts
  *   ring     events that are settled and not yet drained, oldest first
- *   records  one per reservation under way: whose, how much, under which cells
+ *   records  one per request under way or waiting: whose, how much, under what (books.h)
+ *   meters   512 bytes per rate limit: what passed lately (meter.h)
  *   cells    64 bytes per budget and window: what is settled and what is reserved
  *
  * A change is a list of (word, value) pairs. It is written into the redo list first, then made
@@ -29,7 +30,7 @@
 #endif
 
 enum {
-    LED_SLOTS = 24,                 /* budgets one request can be under */
+    LED_SLOTS = 24,                 /* budgets and limits one request can be under */
     LED_NOTE = 1536,                /* bytes kept with a reservation for whoever must charge it */
     LED_REDO = 256,
     LED_RECORDS = 1 << 15,          /* reservations under way at the same time */
@@ -37,16 +38,22 @@ enum {
     LED_SOFT = 1 << 18,             /* of the ring are used while somebody drains it: stays cached */
     LED_CHUNK = 1 << 18,            /* the file grows by this many bytes */
 };
-#define LED_MAGIC 0x0174736F72666942ULL   /* "Bifrost", layout 1 */
+#define LED_MAGIC 0x0274736F72666942ULL   /* "Bifrost", layout 2 */
 #define LED_AT_RING ((size_t)1 << 16)
 #define LED_AT_RECORDS (LED_AT_RING + LED_RING)
-#define LED_AT_CELLS ((size_t)1 << 26)
+#define LED_AT_METERS ((size_t)1 << 26)
+#define LED_AT_CELLS ((size_t)1 << 28)
+#define LED_METERS ((LED_AT_CELLS - LED_AT_METERS) / sizeof(led_meter))
 #define LED_CELLS ((size_t)1 << 24)
 #define LED_SIZE (LED_AT_CELLS + LED_CELLS * sizeof(led_cell))
 #define LED_SKIP 0xFFFFFFFFu        /* the rest of the ring up to its end is unused */
 
 /* What led_* functions answer besides 0 and errno: */
-enum { LED_REFUSED = -1, LED_STALE = -2, LED_NO_ROOM = -3, LED_GONE = -4, LED_FULL = -5 };
+enum { LED_REFUSED = -1, LED_STALE = -2, LED_NO_ROOM = -3, LED_GONE = -4, LED_FULL = -5,
+       LED_BEHIND = -6 };
+
+/* What a slot of a plan counts: */
+enum { LED_MONEY, LED_OVERDRAFT, LED_CONCURRENCY, LED_REQUESTS, LED_INPUT, LED_OUTPUT, LED_TOKENS };
 
 typedef struct {
     uint64_t budget;
@@ -56,13 +63,24 @@ typedef struct {
     int64_t updated_ns;
 } led_cell;
 
+enum { LED_BUCKETS = 121 };
+
+typedef struct {
+    uint64_t id;                    /* of the limit; 0: free */
+    int64_t span_ns;                /* its window */
+    uint64_t newest;                /* number of the newest bucket, counted from the epoch */
+    uint32_t count[LED_BUCKETS + 1];        /* by number % LED_BUCKETS; the last is not used */
+} led_meter;
+
 typedef struct {
     uint64_t owner;                 /* 0: free */
     uint64_t next;                  /* of the free list, 1-based */
-    uint64_t sequence;
-    int64_t amount, created_ns;
-    uint32_t cells, note_size;
-    uint32_t cell[LED_SLOTS];
+    uint64_t sequence;              /* of its owner; of the line while it waits */
+    int64_t amount, created_ns;     /* of one that waits: when it was last heard of */
+    int64_t input_tokens, output_tokens;
+    uint64_t waits_on;              /* 1 + the cell it waits for; 0: it holds what follows */
+    uint32_t parts, note_size;
+    uint32_t part[LED_SLOTS];       /* kind << 28 | number of the cell or meter */
     char note[LED_NOTE];
 } led_record;
 
@@ -73,9 +91,12 @@ typedef struct {
     uint64_t clean;                 /* closed by its last process, everything on disk */
     char boot[40];                  /* the boot in which it was opened */
     union { pthread_mutex_t lock; char room[64]; };
-    uint64_t records_size, cells_size;      /* bytes of the file that are there, per region */
+    uint64_t records_size, meters_size, cells_size; /* bytes of the file that are there */
     /* words that change only through the redo list */
-    uint64_t cells_used, cells_free, records_used, records_free, tail, last;
+    uint64_t cells_used, cells_free, meters_used, meters_free, records_used, records_free;
+    uint64_t tail, last;
+    uint64_t waiting, line;         /* records that wait; the number of the next to come */
+    uint64_t freed;                 /* changes when anything is given back */
     uint64_t head;                  /* of the ring; a single store, needs no redo */
     uint64_t redo_count;
     struct { uint64_t at, value; } redo[LED_REDO];
@@ -86,15 +107,18 @@ typedef struct {
     led_header *head;
     led_cell *cells;
     led_record *records;
+    led_meter *meters;
     char *ring;
     int fd;
     uint32_t pending;               /* words of the change being made */
 } ledger;
 
 typedef struct {
-    uint64_t budget;
-    int64_t limit, start_ns, end_ns;
-    uint32_t cell;
+    uint64_t budget;                /* number of the budget or limit */
+    int64_t limit, start_ns, end_ns;        /* of a rate limit end_ns is its window's length */
+    int64_t until_ns;               /* limit and window hold until then */
+    uint32_t cell;                  /* or meter */
+    uint32_t kind;
 } led_slot;
 
 /* -- changes: all or nothing, also for a process that is killed ------------------------------ */
@@ -176,6 +200,7 @@ static inline int led_open(ledger *l, int fd, int alone, uint64_t identity) {
     l->head = (led_header *)l->base;
     l->ring = l->base + LED_AT_RING;
     l->records = (led_record *)(l->base + LED_AT_RECORDS);
+    l->meters = (led_meter *)(l->base + LED_AT_METERS);
     l->cells = (led_cell *)(l->base + LED_AT_CELLS);
     if (!alone) return l->head->magic == LED_MAGIC ? 0 : EINVAL;
     if (l->head->magic == 0) {
@@ -309,88 +334,5 @@ static inline const led_entry *led_next(const ledger *l, uint64_t *at, uint64_t 
     }
     *at += led_entry_size(entry->size);
     return entry;
-}
-
-/* -- money ---------------------------------------------------------------------------------- */
-
-/* Holds `amount` under every slot, or nothing: LED_REFUSED or LED_STALE name the slot in *which.
- * *left and *tight: what the tightest slot has left, and which it is. */
-static inline int led_reserve(ledger *l, const led_slot *slots, int n, uint64_t owner, uint64_t sequence,
-                       int64_t amount, const char *note, size_t note_size, int64_t now_ns,
-                       uint32_t *record, int *which, int64_t *left, int *tight) {
-    led_header *h = l->head;
-    *left = -1;
-    int code = led_lock(l);
-    if (code) return code;
-    for (int i = 0; i < n; i++) {
-        *which = i;
-        if (!led_is(l, slots[i].cell, slots[i].budget, slots[i].start_ns)) { code = LED_STALE; goto out; }
-        led_cell *c = l->cells + slots[i].cell;
-        int64_t rest = slots[i].limit - c->settled - c->reserved - amount;
-        if (rest < 0) { code = LED_REFUSED; goto out; }
-        if (*left < 0 || rest < *left) { *left = rest; *tight = i; }
-        led_put(l, (uint64_t *)&c->reserved, (uint64_t)(c->reserved + amount));
-    }
-    uint64_t index = h->records_free ? h->records_free - 1 : h->records_used;
-    if (index >= LED_RECORDS) { code = LED_FULL; goto out; }
-    code = led_room(l, LED_AT_RECORDS, &h->records_size, (index + 1) * sizeof(led_record));
-    if (code) goto out;
-    led_record *r = l->records + index;
-    r->sequence = sequence;
-    r->amount = amount;
-    r->created_ns = now_ns;
-    r->cells = (uint32_t)n;
-    for (int i = 0; i < n; i++) r->cell[i] = slots[i].cell;
-    r->note_size = (uint32_t)note_size;
-    memcpy(r->note, note, note_size);
-    if (h->records_free) led_put(l, &h->records_free, r->next);
-    else led_put(l, &h->records_used, index + 1);
-    led_put(l, &r->owner, owner);
-    led_commit(l);
-    *record = (uint32_t)index;
-out:
-    led_unlock(l);
-    return code;
-}
-
-/* Books `cost` for a record, frees what it held, appends the event. LED_GONE: no such record. */
-static inline int led_settle(ledger *l, uint32_t record, uint64_t owner, uint64_t sequence, int64_t cost,
-                      int64_t input_tokens, int64_t output_tokens, const char *event, size_t size,
-                      int64_t now_ns) {
-    int code = led_lock(l);
-    if (code) return code;
-    led_record *r = l->records + record;
-    if (record >= l->head->records_used || r->owner != owner || r->sequence != sequence) {
-        code = LED_GONE;
-        goto out;
-    }
-    code = led_event(l, event, size, now_ns);
-    if (code) goto out;
-    for (uint32_t i = 0; i < r->cells; i++) {
-        led_cell *c = l->cells + r->cell[i];
-        led_put(l, (uint64_t *)&c->settled, (uint64_t)(c->settled + cost));
-        led_put(l, (uint64_t *)&c->reserved, (uint64_t)(c->reserved - r->amount));
-        led_put(l, (uint64_t *)&c->requests, (uint64_t)(c->requests + 1));
-        led_put(l, (uint64_t *)&c->input_tokens, (uint64_t)(c->input_tokens + input_tokens));
-        led_put(l, (uint64_t *)&c->output_tokens, (uint64_t)(c->output_tokens + output_tokens));
-        led_put(l, (uint64_t *)&c->updated_ns, (uint64_t)now_ns);
-    }
-    led_put(l, &r->owner, 0);
-    led_put(l, &r->next, l->head->records_free);
-    led_put(l, &l->head->records_free, (uint64_t)record + 1);
-    led_commit(l);
-out:
-    led_unlock(l);
-    return code;
-}
-
-/* Appends an event that moves no money. */
-static inline int led_append(ledger *l, const char *event, size_t size, int64_t now_ns) {
-    int code = led_lock(l);
-    if (code) return code;
-    code = led_event(l, event, size, now_ns);
-    if (code == 0) led_commit(l);
-    led_unlock(l);
-    return code;
 }
 #endif

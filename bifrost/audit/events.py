@@ -16,6 +16,7 @@ class ModelAccess(
     ``outcome``: ok, refused (by us, ``code`` says why), error (the provider's status), cut (the
     client left), broken (the provider broke off), unsettled (its worker died; charged in full).
     ``source``: where the token counts come from (reported, partial, estimated, reserved).
+    ``output_limit``: tokens, where the gateway lowered it to what the budget afforded.
     """
 
     v: int = 1
@@ -47,6 +48,7 @@ class ModelAccess(
     source: str | None = None
     cost: int = 0
     reserved: int = 0
+    output_limit: int = 0
     prices: str | None = None
     session: str | None = None
     agent: str | None = None

@@ -6,7 +6,7 @@ Plain ASGI on the hot routes, no framework objects. Decides nothing.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 import msgspec
@@ -41,13 +41,15 @@ def error_body(kind: str, message: str, request_id: str) -> bytes:
     )
 
 
-def broken_event(message: str, request_id: str) -> bytes:
+def broken_event(message: str, request_id: str, kind: str = "api_error") -> bytes:
     """The SSE event that tells a client its stream broke off; it asks again, not streamed."""
-    return b"event: error\ndata: " + error_body("api_error", message, request_id) + b"\n\n"
+    return b"event: error\ndata: " + error_body(kind, message, request_id) + b"\n\n"
 
 
-async def refuse(send: Send, refusal: Refusal, request_id: str) -> None:
-    """Answers a refusal in this dialect."""
+async def refuse(
+    send: Send, refusal: Refusal, request_id: str, more: Sequence[tuple[bytes, bytes]] = ()
+) -> None:
+    """Answers a refusal in this dialect, with ``more`` headers."""
     body = error_body(refusal.kind, str(refusal), request_id)
     headers = [
         (b"content-type", b"application/json"),
@@ -59,6 +61,7 @@ async def refuse(send: Send, refusal: Refusal, request_id: str) -> None:
     ]
     if refusal.retry_after is not None:
         headers.append((b"retry-after", b"%d" % refusal.retry_after))
+    headers += more
     if isinstance(refusal, RequestTooLarge):
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
@@ -114,7 +117,7 @@ class AnthropicDoor:
             await self._body(call)
             await handler(call, send, _query(scope))
         except Refusal as refusal:
-            await refuse(send, refusal, call.request_id)
+            await refuse(send, refusal, call.request_id, self.pipeline.budget(call))
 
     def _head(self, scope: Scope, call: Call) -> None:
         try:

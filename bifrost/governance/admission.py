@@ -12,13 +12,16 @@ from typing import Protocol
 from bifrost._fast.gate import Exhausted, Gate, GateError
 from bifrost.errors import (
     BudgetExceeded,
+    ConcurrencyLimited,
     FieldBlocked,
     GatewayUnavailable,
     ModelBlocked,
     ProviderBlocked,
     Refusal,
+    RequestLimited,
+    TokenLimited,
 )
-from bifrost.governance.entities import Budget, VirtualKey
+from bifrost.governance.entities import Budget, RateLimit, VirtualKey
 from bifrost.money import dollars
 from bifrost.patterns import any_matches
 
@@ -34,22 +37,20 @@ UNBOUNDED_FIELDS = frozenset(
 )
 
 
+RETRY_SOON_S = 60  # a client is told to come back by itself; longer waits are a person's matter
+
+
 class LevelLike(Protocol):
-    """What a refusal must know of a budget: whose it is and its figures."""
+    """What a refusal must know of a budget or limit: whose it is and which."""
 
     @property
     def kind(self) -> str: ...
     @property
     def name(self) -> str: ...
     @property
-    def budget(self) -> Budget: ...
-
-
-class GrantLike(Protocol):
-    """What admission needs of a grant."""
-
+    def budget(self) -> Budget | None: ...
     @property
-    def levels(self) -> Sequence[LevelLike]: ...
+    def rate(self) -> RateLimit | None: ...
 
 
 def check_model(key: VirtualKey, provider: str, asked: str, upstream: str) -> Refusal | None:
@@ -101,21 +102,36 @@ class Treasury:
         self.gate = gate
         self.help_url = help_url
 
-    def refusal(self, grant: GrantLike, error: Exhausted | GateError, amount: int) -> Refusal:
-        """Why ``amount`` nano-USD could not be held for a grant."""
-        if isinstance(error, Exhausted):
-            return self._exceeded(grant.levels[error.slot], error, amount)
-        return GatewayUnavailable(
-            f"The gateway cannot record spending right now ({error}); try again shortly."
-        )
+    def refusal(
+        self, levels: Sequence[LevelLike], error: Exhausted | GateError, amount: int
+    ) -> Refusal:
+        """Why a request of at most ``amount`` nano-USD was not let in under these levels."""
+        if isinstance(error, GateError):
+            return GatewayUnavailable(
+                f"The gateway cannot record spending right now ({error}); try again shortly."
+            )
+        level = levels[error.slot]
+        if level.budget is not None:
+            return self._exceeded(level, level.budget, error, amount)
+        assert level.rate is not None
+        if level.rate.metric == "concurrency":
+            return ConcurrencyLimited(
+                f"The concurrency limit of {level.kind} {level.name!r} is reached: "
+                f"{error.limit} requests at the same time; try again when one has ended.",
+                retry_after=1,
+                level=level.kind,
+            )
+        return _rate_limited(level, level.rate, error)
 
-    def _exceeded(self, level: LevelLike, found: Exhausted, amount: int) -> BudgetExceeded:
+    def _exceeded(
+        self, level: LevelLike, budget: Budget, found: Exhausted, amount: int
+    ) -> BudgetExceeded:
         resets = datetime.fromtimestamp(found.end_ns // 1_000_000_000, UTC)
         flight = f", {dollars(found.reserved)} held by requests in flight" if found.reserved else ""
         whom = f" ({self.help_url})" if self.help_url else ""
         return BudgetExceeded(
             f"The budget of {level.kind} {level.name!r} cannot cover this request: "
-            f"{dollars(found.limit)} per {level.budget.reset_duration}, "
+            f"{dollars(found.limit)} per {budget.reset_duration}, "
             f"{dollars(found.settled)} spent{flight}, "
             f"and this request may cost up to {dollars(amount)}; "
             f"it resets at {resets:%Y-%m-%d %H:%M} UTC, "
@@ -123,3 +139,29 @@ class Treasury:
             level=level.kind,
             resets_at=found.end_ns // 1_000_000_000,
         )
+
+
+def _rate_limited(level: LevelLike, rate: RateLimit, found: Exhausted) -> RequestLimited:
+    """The refusal of a request or token limit; ``retry_after`` is when the window lets it in."""
+    what = rate.metric.replace("_", " ")
+    limit = f"The {what.removesuffix('s')} limit of {level.kind} {level.name!r}"
+    allowed = f"{rate.max_limit} {what} per {rate.window}"
+    kind = RequestLimited if rate.metric == "requests" else TokenLimited
+    if found.retry_ns < 0:
+        refusal = kind(
+            f"{limit} cannot cover this request: {allowed}, and this request may use up to "
+            f"{found.reserved}; lower max_tokens or send less.",
+            level=level.kind,
+        )
+        refusal.retryable = False
+        return refusal
+    seconds = max(-(-found.retry_ns // 1_000_000_000), 1)
+    used = f", {found.settled} used or reserved"
+    more = f", and this request may use up to {found.reserved}" if kind is TokenLimited else ""
+    refusal = kind(
+        f"{limit} is reached: {allowed}{used}{more}; try again in {seconds} s.",
+        retry_after=seconds,
+        level=level.kind,
+    )
+    refusal.retryable = seconds <= RETRY_SOON_S
+    return refusal

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from bifrost._fast.desk import plain_input
+from bifrost._fast.desk import PER_KIB, plain_input
 
 DEFAULT_CONTEXT = 1_000_000  # tokens; for models whose window the catalogue does not know
 LOOP = 10  # iterations of a provider's own tool loop before it answers pause_turn
@@ -45,13 +45,23 @@ class Bound(msgspec.Struct, frozen=True):
     web_searches: int = 0
 
 
-def bound(ask: Ask, size: int, context: int | None) -> Bound:
-    """The bound of a request whose body has ``size`` bytes on a model with this context window."""
+def bound(
+    ask: Ask,
+    size: int,
+    context: int | None,
+    *,
+    per_kib: int = PER_KIB,
+    max_tokens: int | None = None,
+) -> Bound:
+    """The bound of a request whose body has ``size`` bytes on a model with this context window.
+
+    ``per_kib``: tokens that 1,024 bytes can be; ``max_tokens`` instead of what the body asks for.
+    """
     window = context or DEFAULT_CONTEXT
-    tokens = plain_input(size, ask.images, window)
+    tokens = plain_input(size, per_kib, ask.images, window)
     if ask.documents or ask.remote or "thread" in ask.fields:
         tokens = window
-    output = ask.max_tokens or 0
+    output = max_tokens or ask.max_tokens or 0
     if not ask.tool_types and "mcp_servers" not in ask.fields and "container" not in ask.fields:
         return Bound(tokens, output)
     return _looping(ask.tool_types, ask.tool_max_uses, ask.fields, tokens, output, window)
