@@ -46,6 +46,8 @@ cdef class Gate:
     cdef int _require(self) except -1
     cdef int _locate(self, led_slot *slot, int64_t now_ns) except -1
     cdef int _place(self, led_slot *slot, home_row *row, int64_t now_ns) except? -1
+    cdef uint32_t _retire(self, int64_t idle_since_ns, int64_t now_ns, uint32_t start,
+                          uint32_t span) except? 0xFFFFFFFF
     cdef int _retire_meters(self, int64_t now_ns) except -1
     cdef int _move_out(self, MDB_txn *txn, uint32_t cell, int64_t idle_since_ns, int64_t now_ns,
                        uint32_t *moved) noexcept

@@ -25,7 +25,7 @@ from .ledger cimport (
     LED_TOKENS, led_answer, led_append, led_ask, led_asleep, led_cell, led_close, led_entry,
     led_give_cell, led_give_meter, led_is, led_lock, led_meter_idle, led_meter_is, led_next,
     led_open, led_quit, led_record, led_reserve, led_resting, led_settle, led_slot, led_span,
-    led_take_cell, led_take_meter, led_turn, led_unlock, led_wait, led_warm, ledger,
+    led_take_cell, led_take_meter, led_turn, led_turn_id, led_unlock, led_wait, led_warm, ledger,
 )
 from .lmdb_api cimport NOTFOUND, MDB_txn
 from .timing cimport Timing, now_mono
@@ -466,14 +466,11 @@ cdef class Gate:
         elif found:
             self.home.abort(txn)
             _check("cannot read the state store", found)
-        if row.live and meter and led_meter_is(&self.books, row.cell, slot.budget, slot.end_ns):
-            self.home.abort(txn)                        # another process made it meanwhile
-            slot.cell = row.cell
-            return 0
-        if row.live and not meter:
-            code = _wake(&self.books, slot, row.cell)   # while no mover can begin
-            self.home.abort(txn)
-            return _check("the counters of a budget are damaged", code)
+        if row.live:            # made meanwhile, or its mover died half-way: no mover can begin now
+            code = _wake(&self.books, slot, row.cell)
+            if code == 0 or not meter:
+                self.home.abort(txn)
+                return _check("the counters of a budget are damaged", code)
         code = self._place(slot, &row, now_ns)
         if code:
             self.home.abort(txn)
@@ -491,7 +488,7 @@ cdef class Gate:
                 led_give_cell(&self.books, row.cell)
             led_unlock(&self.books)
             raise GateError("cannot make room for another budget", code)
-        slot.cell = row.cell
+        _wake(&self.books, slot, row.cell)      # if it was moved out again, it will be looked for
         return 0
 
     cdef int _place(self, led_slot *slot, home_row *row, int64_t now_ns) except? -1:
@@ -512,13 +509,25 @@ cdef class Gate:
         """Moves counters that rested since ``idle_since_ns`` out of the ledger.
 
         Looks at ``span`` cells from number ``start`` on, moves up to 256 of them and returns the
-        number to go on from, 0 at the end. Windows that ended a day ago are dropped.
+        number to go on from, 0 at the end. Windows that ended a day ago are dropped. Does nothing
+        while another process does it.
         """
+        self._require()
+        mover = _file(os.path.join(self.directory, "retire.lock"))
+        try:
+            fcntl.flock(mover, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return self._retire(idle_since_ns, now_ns, start, span)
+        except BlockingIOError:
+            return 0
+        finally:
+            os.close(mover)
+
+    cdef uint32_t _retire(self, int64_t idle_since_ns, int64_t now_ns, uint32_t start,
+                          uint32_t span) except? 0xFFFFFFFF:
         cdef MDB_txn *txn = NULL
         cdef uint32_t moved[RETIRED_AT_ONCE]
         cdef uint32_t cell = start
         cdef int n = 0, i, code
-        self._require()
         cdef uint64_t used = self.books.head.cells_used
         _check("cannot write the state store", self.home.begin(&txn))
         code = 0
@@ -561,6 +570,9 @@ cdef class Gate:
                 memset(&key, 0, sizeof(key))
                 key.budget, key.start_ns = self.books.meters[i].id, METER_ROW
                 found = self.home.row(txn, key.budget, METER_ROW, &row)
+                if found == NOTFOUND:       # its maker died half-way
+                    key.budget = ~key.budget
+                    found = self.home.row(txn, key.budget, METER_ROW, &row)
                 if found == 0 and row.cell == i:
                     code = self.home.drop(txn, &key)
                 if code == 0:
@@ -754,14 +766,20 @@ cdef inline bint _waits(led_slot *slot, led_ask *ask, led_answer *answer) noexce
 
 
 cdef int _wake(ledger *books, led_slot *slot, uint32_t cell) noexcept:
-    """Takes a cell whose row says it is there; wakes it if its mover died half-way."""
+    """Takes the cell or meter that a row names for a slot, and wakes it; EIO if it is not that."""
     cdef int code = led_lock(books)
     if code:
         return code
-    if led_asleep(books, cell, slot.budget, slot.start_ns):
-        led_turn(books, cell)
-    if not led_is(books, cell, slot.budget, slot.start_ns):
-        code = errno_io
+    if slot.kind >= LED_REQUESTS:
+        if led_meter_is(books, cell, ~slot.budget, slot.end_ns):
+            led_turn_id(books, cell)
+        if not led_meter_is(books, cell, slot.budget, slot.end_ns):
+            code = errno_io
+    else:
+        if led_asleep(books, cell, slot.budget, slot.start_ns):
+            led_turn(books, cell)
+        if not led_is(books, cell, slot.budget, slot.start_ns):
+            code = errno_io
     slot.cell = cell
     led_unlock(books)
     return code

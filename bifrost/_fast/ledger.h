@@ -240,7 +240,8 @@ static inline int led_is(const ledger *l, uint32_t cell, uint64_t budget, int64_
         && l->cells[cell].start_ns == start_ns;
 }
 
-/* A cell for a budget and window that has none, with what is known of it. Locked by the caller. */
+/* A cell for a budget and window that has none, with what is known of it; it sleeps until its row
+ * is written. Locked by the caller. */
 static inline int led_take_cell(ledger *l, const led_cell *content, uint32_t *taken) {
     led_header *h = l->head;
     uint64_t index = h->cells_free ? h->cells_free - 1 : h->cells_used;
@@ -250,7 +251,8 @@ static inline int led_take_cell(ledger *l, const led_cell *content, uint32_t *ta
     led_cell *c = l->cells + index;
     if (h->cells_free) led_put(l, &h->cells_free, (uint64_t)c->settled);
     else led_put(l, &h->cells_used, index + 1);
-    for (size_t i = 0; i < sizeof(led_cell) / 8; i++)
+    led_put(l, &c->budget, ~content->budget);
+    for (size_t i = 1; i < sizeof(led_cell) / 8; i++)
         led_put(l, (uint64_t *)c + i, ((const uint64_t *)content)[i]);
     led_commit(l);
     *taken = (uint32_t)index;
@@ -267,7 +269,8 @@ static inline void led_give_cell(ledger *l, uint32_t index) {
     led_commit(l);
 }
 
-/* A cell that is being moved out sleeps: its budget's bits are turned, so nobody takes it for his. */
+/* A cell that is being moved in or out sleeps: its budget's bits are turned, so that nobody who
+ * remembers its number takes it for his, should its mover die half-way. */
 static inline int led_asleep(const ledger *l, uint32_t cell, uint64_t budget, int64_t start_ns) {
     return led_is(l, cell, ~budget, start_ns);
 }

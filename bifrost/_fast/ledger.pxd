@@ -58,6 +58,7 @@ cdef extern from "ledger.h" nogil:
 
 cdef extern from "meter.h" nogil:
     bint led_meter_is(const ledger *, uint32_t meter, uint64_t id, int64_t span_ns)
+    void led_turn_id(ledger *, uint32_t meter)
     int led_take_meter(ledger *, uint64_t id, int64_t span_ns, uint32_t *taken)
     void led_give_meter(ledger *, uint32_t meter)
     bint led_meter_idle(const ledger *, uint32_t meter, int64_t now_ns)

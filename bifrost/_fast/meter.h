@@ -14,7 +14,12 @@ static inline int led_meter_is(const ledger *l, uint32_t meter, uint64_t id, int
         && l->meters[meter].span_ns == span_ns;
 }
 
-/* A meter for a limit that has none. Locked by the caller. */
+static inline void led_turn_id(ledger *l, uint32_t meter) {
+    led_put(l, &l->meters[meter].id, ~l->meters[meter].id);
+    led_commit(l);
+}
+
+/* A meter for a limit that has none; it sleeps until its row is written. Locked by the caller. */
 static inline int led_take_meter(ledger *l, uint64_t id, int64_t span_ns, uint32_t *taken) {
     led_header *h = l->head;
     uint64_t index = h->meters_free ? h->meters_free - 1 : h->meters_used;
@@ -28,7 +33,7 @@ static inline int led_take_meter(ledger *l, uint64_t id, int64_t span_ns, uint32
     else led_put(l, &h->meters_used, index + 1);
     led_put(l, &m->newest, 0);
     led_put(l, (uint64_t *)&m->span_ns, (uint64_t)span_ns);
-    led_put(l, &m->id, id);
+    led_put(l, &m->id, ~id);
     led_commit(l);
     *taken = (uint32_t)index;
     return 0;
