@@ -260,7 +260,7 @@ class App:
                     )
         for provider, (host, _) in lanes.hosts.items():
             for info in lanes.catalogue.models(host.kind):
-                if check_model(call.grant.key, provider, info.id, info.id) is None:
+                if check_model(call.grant.chain, provider, info.id, info.id) is None:
                     found.setdefault(info.id, _model(info))
         return list(found.values())
 

@@ -13,6 +13,7 @@ import msgspec
 from bifrost._fast import gate
 from bifrost._fast.gate import Plan
 from bifrost._fast.keyring import GrantBase, Keyring
+from bifrost.config.settings import span_ns
 from bifrost.errors import (
     GatewayUnavailable,
     StoreError,
@@ -40,7 +41,6 @@ METRICS = {
     "output_tokens": gate.OUTPUT_TOKENS,
     "concurrency": gate.CONCURRENCY,
 }
-SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 CACHE_SIZE = 100_000
 
 
@@ -133,11 +133,6 @@ def _window(levels: list[Level], index: int, now_ns: int) -> tuple[int, ...]:
     return start, end, override.max_limit, min(end, override.end_at)
 
 
-def span_ns(window: str) -> int:
-    """The length of a rate limit's window, written as ``<n>`` and s, m, h or d."""
-    return int(window[:-1]) * SECONDS[window[-1]] * 1_000_000_000
-
-
 def budget_window(budget: Budget, now_ns: int) -> tuple[int, int]:
     """The (start, end) in ns of the window of ``budget`` that holds ``now_ns``."""
     return window(
@@ -146,6 +141,8 @@ def budget_window(budget: Budget, now_ns: int) -> tuple[int, int]:
         created_ns=budget.created_at,
         calendar_aligned=budget.calendar_aligned,
         time_zone=budget.time_zone,
+        fiscal_start=budget.fiscal_start,
+        reset_at=budget.reset_at,
     )
 
 

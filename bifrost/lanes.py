@@ -103,7 +103,7 @@ class Lanes:
         for target in self.router.targets(asked):
             host, origin = self.hosts[target.provider]
             name = asked.removeprefix(f"{target.provider}/")
-            blocked = check_model(grant.key, target.provider, name, target.model)
+            blocked = check_model(grant.chain, target.provider, name, target.model)
             if blocked is not None:
                 refusal = refusal or blocked
                 continue

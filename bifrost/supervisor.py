@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from bifrost import logs
+from bifrost import logs, succession
 from bifrost.app import App, needs_mock, with_mock_url
 from bifrost.config.load import Stamp, load, stamp, with_default_providers
 from bifrost.config.settings import Settings
@@ -36,7 +36,7 @@ from bifrost.steward import serve_steward
 
 log = logging.getLogger("bifrost.supervisor")
 PR_SET_PDEATHSIG = 1
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 POLL_S = 0.2
 YOUNG_S = 2.0  # a child that lived shorter than this is restarted with a pause
 GRACE_S = 5.0  # beyond the streams' own time, before a child is killed
@@ -45,10 +45,10 @@ GRACE_S = 5.0  # beyond the streams' own time, before a child is killed
 class Child:
     """A forked process: how to start it again and since when it runs."""
 
-    def __init__(self, name: str, body: Callable[[], None]) -> None:
+    def __init__(self, name: str, body: Callable[[], None], pid: int = 0) -> None:
         self.name = name
         self.body = body
-        self.pid = 0
+        self.pid = pid
         self.since = 0.0
         self.not_before = 0.0
 
@@ -76,6 +76,7 @@ class Child:
                 # Ctrl-C reaches the whole group; the supervisor decides who ends when.
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
                 signal.signal(signal.SIGHUP, signal.SIG_IGN)
+                signal.signal(signal.SIGUSR2, signal.SIG_IGN)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
                 self.body()
                 code = 0
@@ -105,10 +106,20 @@ class Supervisor:
         self.mock_url: str | None = None
         self._signals: list[int] = []
         self._stamp = stamp(source) if read is None else read
+        self._left = succession.inherited()
+        self._old: list[int] = []
+        self._relieved = False
+
+    @property
+    def succeeds(self) -> bool:
+        """Whether this program took over from another one in the same process."""
+        return self._left is not None
 
     def bind(self) -> socket.socket:
         """The listening socket; raises ConfigError with the remedy when the address is taken."""
         server = self.settings.server
+        if self._left is not None:
+            return succession.heirloom(self._left)
         try:
             if server.uds:
                 _clear(Path(server.uds))
@@ -156,7 +167,10 @@ class Supervisor:
         """Serves on ``sock`` until SIGTERM or SIGINT; ``ready`` is called once all is started."""
         for number in SIGNALS:
             signal.signal(number, lambda caught, _: self._signals.append(caught))
-        if needs_mock(self.settings):
+        left = self._left
+        if left is not None and left.mock_url is not None:
+            self._adopt_mock(left.mock_url, left.mock_pid)
+        elif needs_mock(self.settings):
             self.start_mock()
         steward = Child("steward", self._steward)
         workers = [
@@ -166,14 +180,51 @@ class Supervisor:
         for child in (steward, *workers):
             child.start()
             self.children.append(child)
+        self._old = [] if left is None else left.old
+        succession.note_pid(self.data_dir)
         ready()
         while not self._stopping():
             self._reap()
+            self._relieve()
+            if signal.SIGUSR2 in self._signals:
+                self._restart(sock)
             if signal.SIGHUP in self._signals or stamp(self.source) != self._stamp:
                 self._reload()
             time.sleep(POLL_S)
         sock.close()  # else connections would wait here for nobody
         return self._stop()
+
+    def _relieve(self) -> None:
+        """Sends the old program's children home once all new ones stand."""
+        self._old = succession.reap(self._old)
+        youngest = max(child.since for child in self.children)
+        standing = all(child.pid for child in self.children)
+        if self._old and not self._relieved and standing:
+            if time.monotonic() - youngest > YOUNG_S:
+                succession.dismiss(self._old)
+                self._relieved = True
+
+    def _adopt_mock(self, url: str, pid: int) -> None:
+        """The mock provider of the last program serves on."""
+        port = int(url.rpartition(":")[2])
+        child = Child("mock provider", lambda: _mock(-1, port), pid)
+        child.since = time.monotonic()
+        self.children.append(child)
+        self.mock_url = url
+        self.settings = self._complete(self.settings)
+
+    def _restart(self, sock: socket.socket) -> None:
+        """Becomes the installed program, if that can start; returns only if it cannot."""
+        self._signals = [number for number in self._signals if number != signal.SIGUSR2]
+        if not succession.sound(self.source):
+            return
+        mock = [child.pid for child in self.children if child.name == "mock provider"]
+        old = [child.pid for child in self.children if child.pid and child.pid not in mock]
+        left = succession.Inheritance(sock.fileno(), old + self._old, self.mock_url, sum(mock))
+        try:
+            succession.hand_over(left)
+        except OSError as error:
+            log.error("not restarted: the program cannot be run", extra={"error": str(error)})
 
     def _stopping(self) -> bool:
         return signal.SIGTERM in self._signals or signal.SIGINT in self._signals
@@ -225,6 +276,8 @@ class Supervisor:
             deadline = time.monotonic() + patience
             for child in group:
                 self._await(child, deadline)
+        for pid in self._old:
+            self._await(Child("old worker", lambda: None, pid), time.monotonic() + patience)
         if self.settings.server.uds:
             Path(self.settings.server.uds).unlink(missing_ok=True)
         return 0

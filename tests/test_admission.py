@@ -11,7 +11,7 @@ from bifrost._fast import wire
 from bifrost._fast.desk import OVERHEAD
 from bifrost.errors import FieldBlocked, ModelNotFound
 from bifrost.governance.admission import check_fields, check_model
-from bifrost.governance.entities import ProviderRule, VirtualKey
+from bifrost.governance.entities import ProviderRule, Team, VirtualKey
 from bifrost.metering.bound import LOOP, bound
 from bifrost.patterns import matches, specificity
 from bifrost.routing.targets import Alias, Router, Target
@@ -43,8 +43,37 @@ def key(*rules: ProviderRule, fields: tuple[str, ...] | None = None) -> VirtualK
 def test_allowlist(
     rules: list[ProviderRule], provider: str, asked: str, upstream: str, code: str | None
 ) -> None:
-    found = check_model(key(*rules), provider, asked, upstream)
+    found = check_model([("virtual key", key(*rules))], provider, asked, upstream)
     assert (found.code if found else None) == code
+
+
+def team(*rules: ProviderRule) -> Team:
+    """A team with these rules."""
+    return Team(
+        id="team_0000000000000001", name="core", created_at=0, updated_at=0, provider_configs=rules
+    )
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "code"),
+    [
+        ([], [], None),
+        ([], [ProviderRule(allowed_models=("claude-*",))], None),
+        ([], [ProviderRule(allowed_models=("gpt-*",))], "model_blocked"),
+        ([], [ProviderRule(blocked_models=("*haiku*",))], "model_blocked"),
+        ([], [ProviderRule(provider="openai")], "provider_blocked"),
+        ([ProviderRule(allowed_models=("gpt-*",))], [ProviderRule()], "model_blocked"),
+        ([ProviderRule(allowed_models=("claude-haiku-4",))], [ProviderRule(provider="a")], None),
+    ],
+)
+def test_an_inner_level_can_only_narrow(
+    inner: list[ProviderRule], outer: list[ProviderRule], code: str | None
+) -> None:
+    chain = [("virtual key", key(*inner)), ("team", team(*outer))]
+    found = check_model(chain, "a", "claude-haiku-4", "claude-haiku-4")
+    assert (found.code if found else None) == code
+    if found is not None:
+        assert ("Team 'core' may not use" in str(found)) == bool(not inner)
 
 
 def test_a_key_without_rules_may_use_nothing() -> None:
@@ -52,7 +81,7 @@ def test_a_key_without_rules_may_use_nothing() -> None:
         id="vk_0000000000000001", name="k", digest="", hint="", created_at=0, updated_at=0,
         provider_configs=(),
     )  # fmt: skip
-    found = check_model(none, "anthropic", "x", "x")
+    found = check_model([("virtual key", none)], "anthropic", "x", "x")
     assert found is not None and found.code == "provider_blocked"
 
 

@@ -140,7 +140,7 @@ def test_the_key_object_is_the_contracts(staffed: Office) -> None:
         ("75.00", "1M"), ("5.50", "1d"),
     ]  # fmt: skip
     for one in budgets:
-        assert set(one) == BUDGET_KEYS
+        assert set(one) == BUDGET_KEYS | {"provider", "fiscal_start"}
         assert (one["current_usage"], one["reserved"]) == ("0", "0")
         assert RFC3339.fullmatch(one["resets_at"])
 

@@ -113,8 +113,9 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`governance.teams[]`": specs.TeamSpec,
     "`governance.users[]`": specs.UserSpec,
     "`governance.virtual_keys[]`": specs.VirtualKeySpec,
-    "`governance.virtual_keys[].provider_configs[]`": specs.ProviderRule,
+    "`provider_configs[]`": specs.ProviderRule,
     "`budgets[]`": specs.BudgetSpec,
+    "`rate_limits[]`": specs.RateLimitSpec,
     "`prices`": specs.Prices,
 }
 

@@ -326,6 +326,53 @@ def test_models() -> None:
         assert "only * and ?" in only_problem(models(pattern, {"provider": "m"}))
 
 
+def limited(*limits: object) -> dict[str, Any]:
+    return {
+        "providers": {"m": {"type": "mock"}},
+        "governance": {"teams": [{"name": "core", "rate_limits": list(limits)}]},
+    }
+
+
+def test_rate_limits() -> None:
+    most = {"metric": "tokens", "max_limit": 9}
+    assert read(limited(most, {**most, "window": "1h"}, {**most, "provider": "m"}))
+    place = "governance.teams[0].rate_limits[0]"
+    for window in ("0m", "1w", "32d", "m", "1", "-1m"):
+        line = only_problem(limited({**most, "window": window}))
+        assert line.startswith(f"{place}.window: expected a number and one of s m h d")
+    slots = {"metric": "concurrency", "max_limit": 2}
+    assert read(limited(slots))
+    assert "has no window; leave it out" in only_problem(limited({**slots, "window": "1m"}))
+    assert only_problem(limited({**most, "provider": "mm"})) == (
+        f"{place}.provider: no provider fits 'mm'; did you mean 'm'?"
+    )
+    assert "only * and ?" in only_problem(limited({**most, "model": "[x]"}))
+    assert "a second limit on the same requests as" in only_problem(
+        limited(most, {**most, "window": "1m", "max_limit": 3})
+    )
+    assert "expected 'concurrency', " in only_problem(limited({"metric": "rpm", "max_limit": 1}))
+    assert "max_limit" in only_problem(limited({"metric": "tokens", "max_limit": -1}))
+
+
+def test_what_a_budget_counts_and_how_it_ends() -> None:
+    document = budgeted(
+        provider="m*", overdraft="last_request", tight="wait", fiscal_start=10, reset_duration="1Y"
+    )
+    document["providers"] = {"mock": {"type": "mock"}}
+    assert read(document).governance.customers[0].budgets[0].fiscal_start == 10
+    document["providers"] = {"a": {"type": "mock"}}
+    assert "no provider fits 'm*'" in only_problem(document)
+    assert "from 1 to 12" in only_problem(budgeted(fiscal_start=13))
+    assert "overdraft: expected 'last_request' or 'none'" in only_problem(budgeted(overdraft="1"))
+    assert "tight: expected " in only_problem(budgeted(tight="clamp,wait"))
+
+
+def test_allowances_of_a_team() -> None:
+    rule = {"provider": "x", "allowed_models": ["claude-*"]}
+    document = {"governance": {"teams": [{"name": "core", "provider_configs": [rule]}]}}
+    assert "teams[0].provider_configs[0].provider: no provider named 'x'" in only_problem(document)
+
+
 def test_patterns_of_a_key() -> None:
     rule = {"allowed_models": ["claude-haiku-*,claude-sonnet-*"], "blocked_models": ["[x]"]}
     lines = problems({"governance": {"virtual_keys": [{"name": "k", "provider_configs": [rule]}]}})
@@ -345,26 +392,12 @@ def test_patterns_of_a_key() -> None:
         ),
         ({"enterprise": {"sso": {}}}, "enterprise.sso: unknown key (valid: audit_logs)"),
         (
-            {"governance": {"virtual_keys": [{"name": "k", "rate_limits": []}]}},
-            "governance.virtual_keys[0].rate_limits: not enforced by this version; remove it",
-        ),
-        (
             {"governance": {"virtual_keys": [{"name": "k", "mcp_configs": []}]}},
             "governance.virtual_keys[0].mcp_configs: not enforced by this version; remove it",
         ),
         (
             {"providers": {"b": {"type": "bedrock", "region": "us-east-1"}}},
             "providers.b.type: 'bedrock' is not served by this version; use 'anthropic' or 'mock'",
-        ),
-        (
-            budgeted(overdraft="last_request"),
-            "governance.customers[0].budgets[0].overdraft: 'last_request' is not enforced by this"
-            " version; use 'none'",
-        ),
-        (
-            budgeted(tight="wait,clamp"),
-            "governance.customers[0].budgets[0].tight: 'wait,clamp' is not enforced by this"
-            " version; use 'refuse'",
         ),
     ],
 )

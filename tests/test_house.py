@@ -15,11 +15,12 @@ LEAVES = {"_fast", "errors", "call", "config", "money", "patterns"}
 ROOMS = {"routing", "governance", "translate", "providers", "upstream", "metering", "audit"}
 # Between the rooms and the doors: each knows the rooms, none knows Starlette.
 ORDER = {"identify", "lanes", "governor", "line", "watch", "pipeline"}
-WINGS = {"usage", "steward", "mock", "logs", "listener"}
+WINGS = {"usage", "steward", "mock", "logs", "listener", "succession"}
 TOP = {"core", "metrics", "app", "doors", "embedding", "supervisor", "cli", "__init__", "__main__"}
 MAY = {
     **{leaf: {"errors"} for leaf in LEAVES},
     "call": {"_fast"},
+    "config": {"errors", "patterns"},
     **{room: LEAVES for room in ROOMS},
     "identify": LEAVES | {"governance"},
     "lanes": LEAVES | ROOMS | {"identify"},
@@ -33,6 +34,7 @@ MAY = {
     "mock": {"errors"},
     "logs": set(),
     "listener": set(),
+    "succession": {"errors"},
 }
 
 

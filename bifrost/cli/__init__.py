@@ -11,6 +11,7 @@ from bifrost.errors import BifrostError
 
 COMMANDS = {
     "serve": "bifrost.cli.serve:serve",
+    "reload": "bifrost.cli.reload:reload",
     "mock": "bifrost.cli.mock:mock",
     "config": "bifrost.cli.config:config",
     "keys": "bifrost.cli.keys:keys",

@@ -45,7 +45,10 @@ def serve(
     workers: int | None,
     uds: str | None,
 ) -> None:
-    """Run the gateway until SIGTERM or Ctrl-C; SIGHUP reads the configuration again.
+    """Run the gateway until SIGTERM or Ctrl-C.
+
+    SIGHUP reads the configuration again; SIGUSR2 starts the installed program anew on the same
+    socket, while what is under way is finished by the old one (`bifrost reload`).
 
     \b
     Example:
@@ -70,7 +73,14 @@ def serve(
     minted = supervisor.declare(settings)
     demo = first_start(settings, data)
     where = _address(sock)
-    sys.exit(supervisor.run(sock, lambda: announce(where, data, minted, demo)))
+
+    def ready() -> None:
+        if supervisor.succeeds:
+            click.echo(f"Bifrost was restarted on {where}  (process {os.getpid()})")
+        else:
+            announce(where, data, minted, demo)
+
+    sys.exit(supervisor.run(sock, ready))
 
 
 def _address(sock: socket.socket) -> str:

@@ -101,8 +101,10 @@ def budgets_shown(budgets: Sequence[Budget], gate: Gate) -> list[dict[str, Any]]
             "reset_duration": budget.reset_duration,
             "calendar_aligned": budget.calendar_aligned,
             "time_zone": budget.time_zone,
-            "overdraft": "none",
-            "tight": "refuse",
+            "fiscal_start": budget.fiscal_start,
+            "provider": budget.provider,
+            "overdraft": budget.overdraft,
+            "tight": budget.tight,
             "current_usage": usd(cell[0], places=0) if cell[0] else "0",
             "reserved": usd(cell[1], places=0) if cell[1] else "0",
             "resets_at": timestamp(end),
@@ -116,7 +118,7 @@ def shown(entity: Entity, gate: Gate) -> dict[str, Any]:
     data: dict[str, Any] = msgspec.to_builtins(entity)
     data["budgets"] = budgets_shown(entity.budgets, gate)
     if data.pop("digest", None) is not None:
-        data |= {"rate_limits": [], "mcp_configs": []}  # nothing of either kind exists yet
+        data["mcp_configs"] = []  # nothing of that kind exists yet
     for name in ("created_at", "updated_at", "expires_at"):
         if data.get(name):
             data[name] = timestamp(data[name])

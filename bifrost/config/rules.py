@@ -16,13 +16,17 @@ from bifrost.config.settings import (
     Governed,
     Network,
     Provider,
+    ProviderRule,
+    RateLimitSpec,
     Settings,
     Target,
     TeamSpec,
     UserSpec,
     VirtualKeySpec,
     instant_ns,
+    span_ns,
 )
+from bifrost.patterns import matches
 
 # Made by the gateway itself when the file names no provider.
 BUILT_IN_PROVIDERS = ("anthropic", "mock")
@@ -126,7 +130,10 @@ def _governance(governance: Governance, known: tuple[str, ...], findings: Findin
         place = f"governance.{group}"
         _names(place, specs, findings)
         for index, spec in enumerate(specs):
-            _budgets(f"{place}[{index}].budgets", spec.budgets, findings)
+            here = f"{place}[{index}]"
+            _budgets(f"{here}.budgets", spec.budgets, known, findings)
+            _rate_limits(f"{here}.rate_limits", spec.rate_limits, known, findings)
+            _allowances(f"{here}.provider_configs", spec.provider_configs, known, findings)
     teams = {team.name: team for team in governance.teams}
     options = {
         "customer": [customer.name for customer in governance.customers],
@@ -143,7 +150,7 @@ def _governance(governance: Governance, known: tuple[str, ...], findings: Findin
     values: dict[str, str] = {}
     for index, key in enumerate(governance.virtual_keys):
         place = f"governance.virtual_keys[{index}]"
-        _virtual_key(place, key, known, findings)
+        _virtual_key(place, key, findings)
         if key.value and values.setdefault(key.value, place) != place:
             findings.add(f"{place}.value", f"the same value as {values[key.value]}")
 
@@ -184,9 +191,7 @@ def _membership(
     )
 
 
-def _virtual_key(
-    place: str, key: VirtualKeySpec, known: tuple[str, ...], findings: Findings
-) -> None:
+def _virtual_key(place: str, key: VirtualKeySpec, findings: Findings) -> None:
     owners = [kind for kind in ("user", "team", "customer") if getattr(key, kind)]
     if len(owners) > 1:
         findings.add(place, f"expected one owner, got {' and '.join(owners)}; keep one of them")
@@ -201,8 +206,13 @@ def _virtual_key(
         except ValueError as error:
             shown = findings.shown(f"{place}.expires_at", key.expires_at)
             findings.add(f"{place}.expires_at", f"{error}, got {shown}")
-    for index, rule in enumerate(key.provider_configs):
-        here = f"{place}.provider_configs[{index}]"
+
+
+def _allowances(
+    place: str, rules: tuple[ProviderRule, ...], known: tuple[str, ...], findings: Findings
+) -> None:
+    for index, rule in enumerate(rules):
+        here = f"{place}[{index}]"
         _refers(f"{here}.provider", rule.provider, "provider", ("*", *known), findings)
         patterns = {"allowed_models": rule.allowed_models, "blocked_models": rule.blocked_models}
         for field, values in patterns.items():
@@ -219,8 +229,10 @@ def _model_pattern(place: str, value: str, findings: Findings) -> None:
         )
 
 
-def _budgets(place: str, budgets: tuple[BudgetSpec, ...], findings: Findings) -> None:
-    seen: dict[tuple[str, bool, str], str] = {}
+def _budgets(
+    place: str, budgets: tuple[BudgetSpec, ...], known: tuple[str, ...], findings: Findings
+) -> None:
+    seen: dict[tuple[object, ...], str] = {}
     for index, budget in enumerate(budgets):
         here = inside(place, index)
         duration, zone = budget.reset_duration, budget.time_zone
@@ -236,9 +248,38 @@ def _budgets(place: str, budgets: tuple[BudgetSpec, ...], findings: Findings) ->
                 f"{here}.time_zone",
                 f"no time zone named {shown}{meant(zone, available_timezones())}",
             )
-        windows = (duration, budget.calendar_aligned, zone)
+        _counted(f"{here}.provider", budget.provider, known, findings)
+        windows = (duration, budget.calendar_aligned, zone, budget.fiscal_start, budget.provider)
         if duration and seen.setdefault(windows, here) != here:
             findings.add(here, f"a second limit on the same windows as {seen[windows]}")
+
+
+def _counted(place: str, provider: str | None, known: tuple[str, ...], findings: Findings) -> None:
+    """A provider's name, or a pattern that at least one provider fits."""
+    if provider and not any(matches(name, provider) for name in known):
+        shown = findings.shown(place, provider)
+        findings.add(place, f"no provider fits {shown}{meant(provider, known)}")
+
+
+def _rate_limits(
+    place: str, limits: tuple[RateLimitSpec, ...], known: tuple[str, ...], findings: Findings
+) -> None:
+    seen: dict[tuple[object, ...], str] = {}
+    for index, limit in enumerate(limits):
+        here = inside(place, index)
+        if limit.metric == "concurrency" and limit.window is not None:
+            findings.add(f"{here}.window", "a concurrency limit has no window; leave it out")
+        elif limit.window:
+            try:
+                span_ns(limit.window)
+            except ValueError as error:
+                findings.add(f"{here}.window", str(error))
+        _counted(f"{here}.provider", limit.provider, known, findings)
+        if limit.model:
+            _model_pattern(f"{here}.model", limit.model, findings)
+        same = (limit.metric, limit.window or "1m", limit.provider, limit.model)
+        if limit.metric and seen.setdefault(same, here) != here:
+            findings.add(here, f"a second limit on the same requests as {seen[same]}")
 
 
 def _is_zone(name: str) -> bool:

@@ -17,6 +17,9 @@ from msgspec import Meta
 
 MONEY = re.compile(r"([0-9]{1,10})(?:\.([0-9]{1,9}))?")
 DURATION = re.compile(r"([1-9][0-9]{0,2}|1000)[mhdwMQY]")
+WINDOW = re.compile(r"([1-9][0-9]{0,4})([smhd])")
+MOST_WINDOW_S = 31 * 86_400
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 MOST_USD = 1_000_000_000
 _TIME = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9})[0-9]*)?"
@@ -33,6 +36,17 @@ def nano_usd(amount: str | int) -> int:
     if nanos > MOST_USD * 1_000_000_000:
         raise ValueError(f"expected at most {MOST_USD} USD")
     return nanos
+
+
+def span_ns(text: str) -> int:
+    """The length in ns of a rate limit's window, ``<n>`` and s, m, h or d; ValueError if none."""
+    shape = WINDOW.fullmatch(text)
+    if shape is None or int(shape[1]) * _SECONDS[shape[2]] > MOST_WINDOW_S:
+        raise ValueError(
+            "expected a number and one of s m h d (seconds, minutes, hours, days), at most 31d,"
+            f" such as '1m', got {text[:24]!r}"
+        )
+    return int(shape[1]) * _SECONDS[shape[2]] * 1_000_000_000
 
 
 def instant_ns(text: str) -> int:
@@ -190,17 +204,62 @@ class BudgetSpec(Spec, frozen=True, kw_only=True):
         bool, Meta(description="Windows follow the calendar, else they follow one another.")
     ] = False
     time_zone: Annotated[Name, Meta(description="IANA time zone of the windows.")] = "UTC"
+    fiscal_start: Annotated[
+        int, Meta(ge=1, le=12, description="Month in which aligned quarters and years begin.")
+    ] = 1
+    provider: Annotated[
+        Name | None, Meta(description="Count only what goes to this provider; * and ? match.")
+    ] = None
     overdraft: Annotated[
-        Literal["none"], Meta(description="Spending beyond the limit; none is the hard cap.")
+        Literal["none", "last_request"],
+        Meta(description="none is the hard cap; last_request may pass the limit once."),
     ] = "none"
     tight: Annotated[
-        Literal["refuse"], Meta(description="What happens when a request does not fit.")
-    ] = "refuse"
+        Literal["wait,clamp", "wait", "clamp", "refuse"],
+        Meta(description="What is tried before a request that does not fit is refused."),
+    ] = "wait,clamp"
 
     @property
     def nano_usd(self) -> int:
         """``max_limit`` as int nano-USD."""
         return nano_usd(self.max_limit)
+
+
+class RateLimitSpec(Spec, frozen=True, kw_only=True):
+    """A cap on requests or tokens in any window, or on requests at the same time."""
+
+    metric: Annotated[
+        Literal["requests", "tokens", "input_tokens", "output_tokens", "concurrency"],
+        Meta(description="What is counted."),
+    ]
+    max_limit: Annotated[int, Meta(ge=0, le=2**32 - 1, description="The most there may be.")]
+    window: Annotated[
+        Text | None,
+        Meta(
+            extra={"says": "a window such as '1m' (a minute)"},
+            description="Length of the window: a number and one of s m h d; null is 1m.",
+            extra_json_schema=_or_reference(WINDOW.pattern),
+        ),
+    ] = None
+    provider: Annotated[
+        Name | None, Meta(description="Count only what goes to this provider; * and ? match.")
+    ] = None
+    model: Annotated[
+        ModelName | None, Meta(description="Count only this model; * and ? match.")
+    ] = None
+
+
+class ProviderRule(Spec, frozen=True, kw_only=True):
+    """Which models of which provider a key may use; a block wins over an allowance."""
+
+    provider: Annotated[Name, Meta(description="Name of a provider; * is every one.")] = "*"
+    allowed_models: Annotated[
+        tuple[ModelName, ...], Meta(description="Model names or patterns with * and ?.")
+    ] = ("*",)
+    blocked_models: Annotated[
+        tuple[ModelName, ...], Meta(description="Model names or patterns that are refused.")
+    ] = ()
+    weight: Annotated[Weight, Meta(description="Share of the traffic among providers.")] = 1.0
 
 
 class Governed(Spec, frozen=True, kw_only=True):
@@ -209,6 +268,12 @@ class Governed(Spec, frozen=True, kw_only=True):
     name: Annotated[Name, Meta(description="Unique among its kind; the identity on reload.")]
     budgets: Annotated[
         tuple[BudgetSpec, ...], Meta(description="Caps; all of them hold at once.")
+    ] = ()
+    rate_limits: Annotated[
+        tuple[RateLimitSpec, ...], Meta(description="Limits; all of them hold at once.")
+    ] = ()
+    provider_configs: Annotated[
+        tuple[ProviderRule, ...], Meta(description="What may be used; none narrows nothing.")
     ] = ()
     is_active: Annotated[bool, Meta(description="false refuses every request below it.")] = True
 
@@ -230,19 +295,6 @@ class UserSpec(Governed, frozen=True, kw_only=True):
     customer: Annotated[
         Name | None, Meta(description="The customer, for a user without a team.")
     ] = None
-
-
-class ProviderRule(Spec, frozen=True, kw_only=True):
-    """Which models of which provider a key may use; a block wins over an allowance."""
-
-    provider: Annotated[Name, Meta(description="Name of a provider; * is every one.")] = "*"
-    allowed_models: Annotated[
-        tuple[ModelName, ...], Meta(description="Model names or patterns with * and ?.")
-    ] = ("*",)
-    blocked_models: Annotated[
-        tuple[ModelName, ...], Meta(description="Model names or patterns that are refused.")
-    ] = ()
-    weight: Annotated[Weight, Meta(description="Share of the traffic among providers.")] = 1.0
 
 
 class VirtualKeySpec(Governed, frozen=True, kw_only=True):

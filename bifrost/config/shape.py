@@ -19,7 +19,6 @@ from bifrost.config.documents import Table
 from bifrost.config.findings import Findings, inside, listed, meant
 from bifrost.config.settings import (
     MOST_USD,
-    BudgetSpec,
     CustomerSpec,
     Provider,
     Settings,
@@ -31,7 +30,7 @@ from bifrost.config.settings import (
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LONGEST_FILE = 64 * 1024
-_LIMITED = ("rate_limits", "mcp_configs")
+_LIMITED = ("mcp_configs",)
 
 # What the contract knows and this version does not do: accepting it silently would be a lie.
 RESERVED_KEYS: dict[type, tuple[str, ...]] = {
@@ -45,8 +44,6 @@ RESERVED_VALUES: dict[tuple[type, str], tuple[str, ...]] = {
         *("bedrock", "vertex", "azure", "openai", "gemini", "openai_compatible"),
         *("cohere", "groq", "mistral", "ollama", "openrouter", "vllm"),
     ),
-    (BudgetSpec, "overdraft"): ("last_request",),
-    (BudgetSpec, "tight"): ("wait", "wait,clamp"),
 }
 _REFUSED = "not enforced by this version"
 

@@ -21,7 +21,7 @@ from bifrost.errors import (
     RequestLimited,
     TokenLimited,
 )
-from bifrost.governance.entities import Budget, RateLimit, VirtualKey
+from bifrost.governance.entities import Budget, Entity, ProviderRule, RateLimit, VirtualKey
 from bifrost.money import dollars
 from bifrost.patterns import any_matches
 
@@ -53,17 +53,31 @@ class LevelLike(Protocol):
     def rate(self) -> RateLimit | None: ...
 
 
-def check_model(key: VirtualKey, provider: str, asked: str, upstream: str) -> Refusal | None:
-    """Why this key may not use a model of a provider, or None if it may.
+def check_model(
+    chain: Sequence[tuple[str, Entity]], provider: str, asked: str, upstream: str
+) -> Refusal | None:
+    """Why a model of a provider may not be used under a key, or None if it may.
 
-    The name asked for or the upstream's name must be allowed; a deny of either wins.
+    ``chain`` is (level, entity) from the key outwards. The name asked for or the upstream's name
+    must be allowed at every level that has rules; a deny of either name at any level wins.
     """
-    rules = [rule for rule in key.provider_configs if any_matches(provider, (rule.provider,))]
+    for level, entity in chain:
+        rules = entity.provider_configs
+        if rules or level == "virtual key":
+            refusal = _check(f"{level} {entity.name!r}", rules, provider, asked, upstream)
+            if refusal is not None:
+                return refusal
+    return None
+
+
+def _check(
+    whose: str, configs: Sequence[ProviderRule], provider: str, asked: str, upstream: str
+) -> Refusal | None:
+    who = whose[0].upper() + whose[1:]
+    rules = [rule for rule in configs if any_matches(provider, (rule.provider,))]
     if not rules:
-        allowed = ", ".join(sorted({rule.provider for rule in key.provider_configs})) or "none"
-        return ProviderBlocked(
-            f"Virtual key {key.name!r} may not use provider {provider!r}; allowed: {allowed}."
-        )
+        allowed = ", ".join(sorted({rule.provider for rule in configs})) or "none"
+        return ProviderBlocked(f"{who} may not use provider {provider!r}; allowed: {allowed}.")
     names = (asked, upstream)
     denied = any(any_matches(name, rule.blocked_models) for rule in rules for name in names)
     if not denied and any(
@@ -73,7 +87,7 @@ def check_model(key: VirtualKey, provider: str, asked: str, upstream: str) -> Re
     allowed = ", ".join(sorted({model for rule in rules for model in rule.allowed_models}))
     blocked = ", ".join(sorted({model for rule in rules for model in rule.blocked_models}))
     return ModelBlocked(
-        f"Virtual key {key.name!r} may not use model {asked!r}; allowed: {allowed or 'none'}"
+        f"{who} may not use model {asked!r}; allowed: {allowed or 'none'}"
         + (f" except {blocked}" if blocked else "")
         + "."
     )

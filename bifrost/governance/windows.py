@@ -44,9 +44,19 @@ def parse_duration(text: str) -> Duration:
 
 
 def window(
-    duration: str, *, now_ns: int, created_ns: int, calendar_aligned: bool, time_zone: str
+    duration: str,
+    *,
+    now_ns: int,
+    created_ns: int,
+    calendar_aligned: bool,
+    time_zone: str,
+    fiscal_start: int = 1,
+    reset_at: int = 0,
 ) -> tuple[int, int]:
     """The window (start_ns, end_ns) that holds ``now_ns``; before the creation, the first one.
+
+    ``fiscal_start`` is the month, 1 to 12, in which aligned quarters and years begin. A window in
+    which ``reset_at`` lies begins anew there and ends where it would have ended.
 
     Not aligned: windows follow one another from ``created_ns``. m, h, d, w have a fixed length
     (a day is 24 h); M, Q, Y step by calendar months in the zone from the local time of creation,
@@ -61,7 +71,20 @@ def window(
 
     Raises ValueError for a duration or time zone that does not exist.
     """
-    parsed = parse_duration(duration)
+    start, end = _window(
+        parse_duration(duration), now_ns, created_ns, calendar_aligned, time_zone, fiscal_start
+    )
+    return (reset_at, end) if start < reset_at <= max(now_ns, created_ns) else (start, end)
+
+
+def _window(
+    parsed: Duration,
+    now_ns: int,
+    created_ns: int,
+    calendar_aligned: bool,
+    time_zone: str,
+    fiscal_start: int,
+) -> tuple[int, int]:
     count, unit = parsed.count, parsed.unit
     now = max(now_ns, created_ns)
     seconds = count * _SECONDS.get(unit, 0)
@@ -71,7 +94,8 @@ def window(
         return _rolling_months(count * _MONTHS[unit], now, created_ns, _zone(time_zone))
     zone = _zone(time_zone)
     if unit in _MONTHS:
-        return _aligned_months(count * _MONTHS[unit], now, zone)
+        shift = fiscal_start - 1 if unit in "QY" else 0
+        return _aligned_months(count * _MONTHS[unit], now, zone, shift)
     if unit in "dw":
         return _aligned_days(seconds // _DAY, now, zone)
     if _DAY % seconds:
@@ -153,10 +177,15 @@ def _rolling_months(months: int, now: int, created: int, zone: tzinfo) -> tuple[
     return _search(start_of, max(guess, 0), now)[1:]
 
 
-def _aligned_months(months: int, now: int, zone: tzinfo) -> tuple[int, int]:
+def _aligned_months(months: int, now: int, zone: tzinfo, shift: int) -> tuple[int, int]:
+    """``shift``: months from January to the month in which the first window of a year begins."""
     here = _local(now, zone)
-    guess = (here.year * 12 + here.month - 1) // months
-    return _search(lambda k: _first_instant(_midnight(_month(k * months)), zone), guess, now)[1:]
+    guess = (here.year * 12 + here.month - 1 - shift) // months
+
+    def start_of(k: int) -> int:
+        return _first_instant(_midnight(_month(k * months + shift)), zone)
+
+    return _search(start_of, guess, now)[1:]
 
 
 def _aligned_days(days: int, now: int, zone: tzinfo) -> tuple[int, int]:
