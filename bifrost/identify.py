@@ -21,6 +21,8 @@ from bifrost.errors import (
     VirtualKeyNotFound,
     VirtualKeyRequired,
 )
+from bifrost.governance.budgets import budget_window as budget_window
+from bifrost.governance.budgets import limit_at
 from bifrost.governance.directory import Directory
 from bifrost.governance.entities import (
     Budget,
@@ -30,7 +32,6 @@ from bifrost.governance.entities import (
     VirtualKey,
     id_number,
 )
-from bifrost.governance.windows import window
 from bifrost.patterns import matches
 
 LEVEL = {"virtual_key": "virtual key", "user": "user", "team": "team", "customer": "customer"}
@@ -121,29 +122,12 @@ class Grant(GrantBase):
         return self.plan("")
 
 
-def _window(levels: list[Level], index: int, now_ns: int) -> tuple[int, ...]:
+def _window(levels: list[Level], index: int, now_ns: int) -> tuple[int, int, int, int]:
     budget = levels[index].budget
     assert budget is not None
     start, end = budget_window(budget, now_ns)
-    override = budget.override
-    if override is None or now_ns >= override.end_at:
-        return start, end
-    if now_ns < override.start_at:
-        return start, end, budget.max_limit, min(end, override.start_at)
-    return start, end, override.max_limit, min(end, override.end_at)
-
-
-def budget_window(budget: Budget, now_ns: int) -> tuple[int, int]:
-    """The (start, end) in ns of the window of ``budget`` that holds ``now_ns``."""
-    return window(
-        budget.reset_duration,
-        now_ns=now_ns,
-        created_ns=budget.created_at,
-        calendar_aligned=budget.calendar_aligned,
-        time_zone=budget.time_zone,
-        fiscal_start=budget.fiscal_start,
-        reset_at=budget.reset_at,
-    )
+    limit, until = limit_at(budget, now_ns)
+    return start, end, limit, min(end, until)
 
 
 class Identifier:

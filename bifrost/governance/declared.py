@@ -63,6 +63,7 @@ def budgets(specs: Sequence[BudgetSpec], old: Sequence[Budget] = ()) -> tuple[Bu
                 tight=spec.tight,
                 created_at=time.time_ns() if same is None else same.created_at,
                 reset_at=0 if same is None else same.reset_at,
+                reset_reason="" if same is None else same.reset_reason,
                 override=None if same is None else same.override,
             )
         )

@@ -10,7 +10,7 @@ import mmap
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,18 @@ import lmdb
 import msgspec
 
 from bifrost.errors import Conflict, NotFound, StoreError
+from bifrost.governance.budget_index import BudgetIndex
 from bifrost.governance.entities import (
     PREFIX,
+    Budget,
     Customer,
     Entity,
     Kind,
     Team,
     User,
     VirtualKey,
+    is_name,
+    kind_of,
     new_id,
 )
 from bifrost.governance.master_key import lookup_key
@@ -47,22 +51,6 @@ PARENTS: dict[Kind, tuple[Kind, ...]] = {
 SECRET_PREFIX = "sk-bf-"
 
 
-def kind_of(identifier: str) -> Kind | None:
-    """The kind an id belongs to by its prefix, or None if it is not an id."""
-    for kind in TYPES:
-        prefix = PREFIX[kind]
-        if identifier.startswith(prefix) and len(identifier) == len(prefix) + 16:
-            return kind
-    return None
-
-
-def is_name(text: str) -> bool:
-    """Whether an entity can have this name (LMDB keys hold 511 bytes with the kind in front)."""
-    if not text.isprintable() or text != text.strip():
-        return False
-    return 1 <= len(text) <= 200 and len(text.encode()) <= 480
-
-
 class Directory:
     """The entity store of one data directory; raises StoreError when it cannot be opened."""
 
@@ -78,6 +66,7 @@ class Directory:
             self._names = self._env.open_db(b"names")
             self._digests = self._env.open_db(b"digests")
             self._meta = self._env.open_db(b"meta")
+            self._budgets = BudgetIndex(self._env)
         except (lmdb.Error, OSError) as error:
             raise StoreError(f"Cannot open the directory store in {self.path}: {error}") from error
         try:
@@ -85,6 +74,7 @@ class Directory:
             self._epoch_page = self._shared_page(self.path / "epoch")
             self._epoch = memoryview(self._epoch_page).cast("Q")
             self._check_key(data_dir / "master.key")
+            self._index_budgets()
         except BaseException:
             self._env.close()
             raise
@@ -195,6 +185,28 @@ class Directory:
         found = self._load(txn, bytes(identifier).decode()) if identifier else None
         return found if isinstance(found, VirtualKey) else None
 
+    def budget_owner(self, budget_id: str) -> tuple[Kind, Entity]:
+        """Who has the budget with this id; raises NotFound."""
+        with self._read() as txn:
+            return self._budget_owner(txn, budget_id)
+
+    def _budget_owner(self, txn: lmdb.Transaction, budget_id: str) -> tuple[Kind, Entity]:
+        identifier = self._budgets.owner(txn, budget_id)
+        entity = self._load(txn, identifier) if identifier is not None else None
+        kind = kind_of(entity.id) if entity is not None else None
+        if entity is None or kind is None:
+            raise NotFound(f"There is no budget {budget_id[:64]!r}.")
+        return kind, entity
+
+    def _index_budgets(self) -> None:
+        """A directory of an older version gets its index of budgets, once."""
+        if self.meta("budgets_indexed") is not None:
+            return
+        with self._write() as txn:
+            for kind in TYPES:
+                self._budgets.build(txn, self._all(txn, kind))
+            txn.put(b"budgets_indexed", b"1", db=self._meta)
+
     def all(self, kind: Kind) -> list[Entity]:
         """Every entity of a kind, by name."""
         with self._read() as txn:
@@ -275,8 +287,22 @@ class Directory:
             new = msgspec.structs.replace(old, **changes)
             if new != old:
                 new = msgspec.structs.replace(new, updated_at=time.time_ns())
-                self._store(txn, new)
+                self._store(txn, new, old)
         return new
+
+    def change_budget(
+        self, budget_id: str, change: Callable[[Budget], Budget]
+    ) -> tuple[Kind, Entity]:
+        """Replaces a budget by ``change`` of it in one transaction; returns its owner then.
+
+        Raises NotFound, and what ``change`` raises, which changes nothing.
+        """
+        with self._write() as txn:
+            kind, old = self._budget_owner(txn, budget_id)
+            budgets = tuple(change(one) if one.id == budget_id else one for one in old.budgets)
+            new = msgspec.structs.replace(old, budgets=budgets, updated_at=time.time_ns())
+            self._store(txn, new, old)
+        return kind, new
 
     def delete(self, kind: Kind, reference: str) -> Entity:
         """Removes an entity; raises Conflict while others belong to it."""
@@ -293,6 +319,7 @@ class Directory:
                 some = ", ".join(sorted(children)[:5])
                 raise Conflict(f"{entity.name!r} still has {some}; remove or move them first.")
             txn.delete(entity.id.encode(), db=self._entities)
+            self._budgets.move(txn, entity, None)
             txn.delete(f"{kind}\0{entity.name}".encode(), db=self._names)
             if isinstance(entity, VirtualKey) and entity.digest:
                 txn.delete(bytes.fromhex(entity.digest), db=self._digests)
@@ -337,7 +364,7 @@ class Directory:
         if old.digest:
             txn.delete(bytes.fromhex(old.digest), db=self._digests)
         new = msgspec.structs.replace(old, updated_at=time.time_ns(), **changes)
-        self._store(txn, new)
+        self._store(txn, new, old)
         return new
 
     def _require_new(self, txn: lmdb.Transaction, digest: bytes) -> None:
@@ -361,8 +388,9 @@ class Directory:
         with self._write() as txn:
             return bool(txn.put(name.encode(), value, db=self._meta, overwrite=False))
 
-    def _store(self, txn: lmdb.Transaction, entity: Entity) -> None:
+    def _store(self, txn: lmdb.Transaction, entity: Entity, old: Entity | None = None) -> None:
         txn.put(entity.id.encode(), msgspec.msgpack.encode(entity), db=self._entities)
+        self._budgets.move(txn, old, entity)
         if isinstance(entity, VirtualKey) and entity.digest:
             txn.put(bytes.fromhex(entity.digest), entity.id.encode(), db=self._digests)
 

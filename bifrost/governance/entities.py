@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 Kind = Literal["customer", "team", "user", "virtual_key"]
+KINDS: tuple[Kind, ...] = ("customer", "team", "user", "virtual_key")
 PREFIX: dict[str, str] = {
     "customer": "cus_",
     "team": "team_",
@@ -32,6 +33,22 @@ def id_number(identifier: str) -> int:
     return int(identifier[-16:], 16)
 
 
+def kind_of(identifier: str) -> Kind | None:
+    """The kind an id belongs to by its prefix, or None if it is not an id."""
+    for kind in KINDS:
+        prefix = PREFIX[kind]
+        if identifier.startswith(prefix) and len(identifier) == len(prefix) + 16:
+            return kind
+    return None
+
+
+def is_name(text: str) -> bool:
+    """Whether an entity can have this name (LMDB keys hold 511 bytes with the kind in front)."""
+    if not text.isprintable() or text != text.strip():
+        return False
+    return 1 <= len(text) <= 200 and len(text.encode()) <= 480
+
+
 class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Another limit for some windows: ``max_limit`` nano-USD from ``start_at`` until ``end_at``."""
 
@@ -46,7 +63,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     ``provider`` narrows it to what goes to that provider (a key's only). ``fiscal_start`` is the
     month, 1 to 12, in which aligned quarters and years begin. ``reset_at`` is the last manual
-    reset: the window that holds it begins anew there.
+    reset, ``reset_reason`` its reason: the window that holds it begins anew there.
     """
 
     id: str
@@ -60,6 +77,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tight: Literal["wait,clamp", "wait", "clamp", "refuse"] = "wait,clamp"
     fiscal_start: int = 1
     reset_at: int = 0
+    reset_reason: str = ""
     override: Override | None = None
 
 
