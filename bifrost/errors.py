@@ -29,6 +29,14 @@ class Conflict(BifrostError):
     """The change contradicts what is stored (a name in use, a parent that still has children)."""
 
 
+class Stale(Conflict):
+    """What should be changed is not any more what the caller saw."""
+
+
+class Reused(Conflict):
+    """An idempotency key that was used for another request."""
+
+
 class UpstreamError(BifrostError):
     """A provider could not be reached or broke off. ``sent`` tells if it may have begun to work."""
 

@@ -43,7 +43,7 @@ def read(path: Path) -> object:
             return _toml(text)
         if suffix in (".yaml", ".yml"):
             return _yaml(text)
-        return _json(text)
+        return from_json(text)
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply") from None
     except ValueError as error:
@@ -64,7 +64,8 @@ def _no_constant(name: str) -> object:
     raise ValueError(f"not valid JSON: {name} is not a number")
 
 
-def _json(text: str) -> object:
+def from_json(text: str) -> object:
+    """The document in a JSON text; ValueError names the line and column of what is wrong."""
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except json.JSONDecodeError as error:

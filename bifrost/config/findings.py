@@ -37,20 +37,26 @@ def listed(options: Sequence[str]) -> str:
 class Findings:
     """Problems and warnings of one file, in the order found.
 
-    ``places`` are the paths of the problems. ``references`` maps a place to the ``env.`` or
-    ``file:`` value written there: messages show it instead of what it stands for.
+    ``told`` are the problems as (path, problem), ``places`` their paths. ``references`` maps a
+    place to the ``env.`` or ``file:`` value written there: messages show it instead of what it
+    stands for.
     """
 
     def __init__(self) -> None:
-        self.problems: list[str] = []
+        self.told: list[tuple[str, str]] = []
         self.warnings: list[str] = []
         self.places: set[str] = set()
         self.references: dict[str, str] = {}
 
+    @property
+    def problems(self) -> list[str]:
+        """The problems, each a line."""
+        return [f"{place or 'the top level'}: {text}" for place, text in self.told]
+
     def add(self, place: str, text: str) -> None:
         """Note a problem; the file cannot be used."""
         self.places.add(place)
-        self.problems.append(f"{place or 'the top level'}: {text}")
+        self.told.append((place, text))
 
     def warn(self, place: str, text: str) -> None:
         """Note something that works but deserves a look."""

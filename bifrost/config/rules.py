@@ -130,10 +130,7 @@ def _governance(governance: Governance, known: tuple[str, ...], findings: Findin
         place = f"governance.{group}"
         _names(place, specs, findings)
         for index, spec in enumerate(specs):
-            here = f"{place}[{index}]"
-            _budgets(f"{here}.budgets", spec.budgets, known, findings)
-            _rate_limits(f"{here}.rate_limits", spec.rate_limits, known, findings)
-            _allowances(f"{here}.provider_configs", spec.provider_configs, known, findings)
+            check_governed(f"{place}[{index}]", spec, known, findings)
     teams = {team.name: team for team in governance.teams}
     options = {
         "customer": [customer.name for customer in governance.customers],
@@ -150,9 +147,17 @@ def _governance(governance: Governance, known: tuple[str, ...], findings: Findin
     values: dict[str, str] = {}
     for index, key in enumerate(governance.virtual_keys):
         place = f"governance.virtual_keys[{index}]"
-        _virtual_key(place, key, findings)
         if key.value and values.setdefault(key.value, place) != place:
             findings.add(f"{place}.value", f"the same value as {values[key.value]}")
+
+
+def check_governed(place: str, spec: Governed, known: tuple[str, ...], findings: Findings) -> None:
+    """Report every rule that one customer, team, user or key breaks by itself."""
+    _budgets(inside(place, "budgets"), spec.budgets, known, findings)
+    _rate_limits(inside(place, "rate_limits"), spec.rate_limits, known, findings)
+    _allowances(inside(place, "provider_configs"), spec.provider_configs, known, findings)
+    if isinstance(spec, VirtualKeySpec):
+        _virtual_key(place, spec, findings)
 
 
 def _names(place: str, specs: Iterable[object], findings: Findings) -> None:
@@ -197,15 +202,16 @@ def _virtual_key(place: str, key: VirtualKeySpec, findings: Findings) -> None:
         findings.add(place, f"expected one owner, got {' and '.join(owners)}; keep one of them")
     if key.value and not _VIRTUAL_KEY.fullmatch(key.value):
         findings.add(
-            f"{place}.value", "expected 'sk-bf-' and 32 or more characters of A-Z a-z 0-9 _ -"
+            inside(place, "value"), "expected 'sk-bf-' and 32 or more characters of A-Z a-z 0-9 _ -"
         )
     if key.expires_at:
         try:
             if instant_ns(key.expires_at) <= time.time_ns():
-                findings.warn(f"{place}.expires_at", "has passed; the key is refused")
+                findings.warn(inside(place, "expires_at"), "has passed; the key is refused")
         except ValueError as error:
-            shown = findings.shown(f"{place}.expires_at", key.expires_at)
-            findings.add(f"{place}.expires_at", f"{error}, got {shown}")
+            here = inside(place, "expires_at")
+            shown = findings.shown(here, key.expires_at)
+            findings.add(here, f"{error}, got {shown}")
 
 
 def _allowances(

@@ -58,9 +58,12 @@ def instant_ns(text: str) -> int:
         offset = "+00:00" if shape[4] in "Zz" else shape[4]
         moment = datetime.fromisoformat(f"{shape[1]}T{shape[2]}{offset}")
         seconds = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
+        if not 1700 < moment.year < 2262:  # what 63 bits of nanoseconds hold
+            raise ValueError
     except (ValueError, OverflowError):
         raise ValueError(
-            "expected a time with its offset, such as '2027-01-31T12:00:00Z' (RFC 3339)"
+            "expected a time with its offset, such as '2027-01-31T12:00:00Z' (RFC 3339), in a year"
+            " from 1701 to 2261"
         ) from None
     return seconds * 1_000_000_000 + int((shape[3] or "").ljust(9, "0"))
 

@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from msgspec import inspect
+from msgspec import Struct, inspect
 
 from bifrost.config.documents import Table
 from bifrost.config.findings import Findings, inside, listed, meant
@@ -28,6 +28,7 @@ from bifrost.config.settings import (
     nano_usd,
 )
 
+S = TypeVar("S", bound=Struct)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LONGEST_FILE = 64 * 1024
 _LIMITED = ("mcp_configs",)
@@ -111,17 +112,33 @@ def empty(kind: inspect.Type) -> Any:
 
 
 class Shape:
-    """One walk over one document."""
+    """One walk over one document.
 
-    def __init__(self, findings: Findings, base: Path, environ: Mapping[str, str]) -> None:
+    ``references`` says whether ``env.`` and ``file:`` values stand for what they name; not in
+    what comes over the network, whose sender may not read our files.
+    """
+
+    def __init__(
+        self,
+        findings: Findings,
+        base: Path,
+        environ: Mapping[str, str],
+        *,
+        references: bool = True,
+    ) -> None:
         self.findings = findings
         self.base = base
         self.environ = environ
+        self.references = references
 
     def settings(self, document: object) -> Settings:
         """The settings in the document; complete only if nothing was reported."""
-        found = self._value(settings_type(), document, "")
-        assert isinstance(found, Settings)
+        return self.struct(Settings, document)
+
+    def struct(self, cls: type[S], document: object) -> S:
+        """A struct of this class in the document; complete only if nothing was reported."""
+        found = self._value(inspect.type_info(cls), document, "")
+        assert isinstance(found, cls)
         return found
 
     def _value(self, kind: inspect.Type, raw: object, place: str) -> Any:
@@ -276,7 +293,8 @@ class Shape:
 
     def _text(self, kind: inspect.Type, notes: Mapping[str, object], raw: str, place: str) -> str:
         text = raw
-        if "literal" not in notes and raw.startswith(("env.", "file:")):
+        refers = self.references and "literal" not in notes
+        if refers and raw.startswith(("env.", "file:")):
             self.findings.references[place] = raw
             text = self._variable(raw, place) if raw[0] == "e" else self._file(raw, place)
             if not text:

@@ -125,10 +125,10 @@ def apply(declared: Governance, directory: Directory) -> list[Minted]:
     return [mint for mint in minted if mint is not None]
 
 
-def _owner(**parents: str | None) -> dict[str, str | None]:
+def _owner(**parents: str | None) -> dict[str, Any]:
     """Only the parent that is named, or an explicit none."""
-    named = {kind: name for kind, name in parents.items() if name}
-    return named or {next(iter(parents)): None}  # type: ignore[return-value]
+    named: dict[str, Any] = {kind: name for kind, name in parents.items() if name}
+    return named or {next(iter(parents)): None}
 
 
 def _governed(spec: Governed, old: Entity | None) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def _governed(spec: Governed, old: Entity | None) -> dict[str, Any]:
     }
 
 
-def _put(directory: Directory, kind: Kind, spec: Governed, **owner: str | None) -> Entity:
+def _put(directory: Directory, kind: Kind, spec: Governed, **owner: Any) -> Entity:
     old = directory.find(kind, spec.name)
     if old is None:
         try:

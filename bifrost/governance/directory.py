@@ -23,31 +23,21 @@ from bifrost.errors import Conflict, NotFound, StoreError
 from bifrost.governance.budget_index import BudgetIndex
 from bifrost.governance.entities import (
     PREFIX,
+    TYPES,
     Budget,
-    Customer,
     Entity,
     Kind,
-    Team,
-    User,
     VirtualKey,
+    expected,
     is_name,
     kind_of,
     new_id,
 )
-from bifrost.governance.master_key import lookup_key
+from bifrost.governance.master_key import lookup_key, replay_key
+from bifrost.governance.names import Names
+from bifrost.governance.parents import PARENTS, resolved
+from bifrost.governance.replays import Once, Replays
 
-TYPES: dict[Kind, type[Entity]] = {
-    "customer": Customer,
-    "team": Team,
-    "user": User,
-    "virtual_key": VirtualKey,
-}
-PARENTS: dict[Kind, tuple[Kind, ...]] = {
-    "customer": (),
-    "team": ("customer",),
-    "user": ("team", "customer"),
-    "virtual_key": ("user", "team", "customer"),
-}
 SECRET_PREFIX = "sk-bf-"
 
 
@@ -67,10 +57,12 @@ class Directory:
             self._digests = self._env.open_db(b"digests")
             self._meta = self._env.open_db(b"meta")
             self._budgets = BudgetIndex(self._env)
+            self._replays = Replays(self._env)
         except (lmdb.Error, OSError) as error:
             raise StoreError(f"Cannot open the directory store in {self.path}: {error}") from error
         try:
             self._hash_key = lookup_key(data_dir / "master.key")
+            self._replay_key = replay_key(data_dir / "master.key")
             self._epoch_page = self._shared_page(self.path / "epoch")
             self._epoch = memoryview(self._epoch_page).cast("Q")
             self._check_key(data_dir / "master.key")
@@ -123,9 +115,10 @@ class Directory:
         return blake3.blake3(secret, key=self._hash_key).digest()
 
     @contextmanager
-    def _write(self) -> Iterator[lmdb.Transaction]:
+    def _write(self, once: Once | None = None) -> Iterator[lmdb.Transaction]:
         try:
             with self._env.begin(write=True) as txn:
+                self._replays.begin(txn, once)
                 yield txn
         except lmdb.Error as error:
             raise StoreError(f"Cannot write the directory store in {self.path}: {error}") from error
@@ -221,6 +214,20 @@ class Directory:
                         break
                     yield msgspec.msgpack.decode(raw, type=TYPES[kind])
 
+    def page(
+        self, kind: Kind, *, text: str = "", limit: int, offset: int = 0
+    ) -> tuple[list[Entity], int]:
+        """Some entities of a kind, by name, whose names hold ``text``, and how many there are."""
+        with self._read() as txn:
+            ids, total = Names(self._names).page(txn, kind, text, limit, offset)
+            found = [self._load(txn, identifier) for identifier in ids]
+        return [entity for entity in found if entity is not None], total
+
+    def nearest(self, kind: Kind, name: str) -> str | None:
+        """The name of an entity of the kind that ``name`` may have meant, or None."""
+        with self._read() as txn:
+            return Names(self._names).nearest(txn, kind, name)
+
     def chain(self, entity: Entity) -> list[tuple[Kind, Entity]]:
         """The entity and everything above it, in the fixed order key, user, team, customer."""
         levels: list[tuple[Kind, Entity]] = []
@@ -245,19 +252,30 @@ class Directory:
 
     # -- changing --------------------------------------------------------------------------
 
-    def create(self, kind: Kind, name: str, **fields: Any) -> Entity:
+    def create(self, kind: Kind, name: str, *, once: Once | None = None, **fields: Any) -> Entity:
         """Stores a new entity; parents, ``customer=``, ``team=``, ``user=``, are ids or names.
 
-        Raises Conflict when the name is taken or the parents contradict, NotFound for a parent.
+        Raises Conflict when the name is taken or the parents contradict, NotFound for a parent;
+        Replayed and Reused when ``once`` was asked for before.
         """
-        with self._write() as txn:
-            return self._create(txn, kind, name, fields)
+        with self._write(once) as txn:
+            return self._replays.end(txn, once, self._create(txn, kind, name, fields))
+
+    def once(self, name: bytes, content: bytes, answer: Callable[[Entity], bytes]) -> Once:
+        """What makes ``create``, ``create_key`` and ``rotate`` do it once under a name.
+
+        Raises Replayed and Reused as they do.
+        """
+        made = Once(self._replay_key, name, content, answer)
+        with self._read() as txn:
+            self._replays.begin(txn, made)
+        return made
 
     def _create(
         self, txn: lmdb.Transaction, kind: Kind, name: str, fields: dict[str, Any]
     ) -> Entity:
         now = time.time_ns()
-        fields = self._resolve_parents(txn, kind, fields)
+        fields = resolved(kind, fields, lambda *one: self._find(txn, *one))
         entity = TYPES[kind](id=new_id(kind), name=name, created_at=now, updated_at=now, **fields)
         self._take_name(txn, kind, name, entity.id)
         self._store(txn, entity)
@@ -270,16 +288,19 @@ class Directory:
         if not txn.put(key, identifier.encode(), db=self._names, overwrite=False):
             raise Conflict(f"There is already a {kind.replace('_', ' ')} named {name!r}.")
 
-    def update(self, kind: Kind, reference: str, **changes: Any) -> Entity:
+    def update(
+        self, kind: Kind, reference: str, *, expect: Entity | None = None, **changes: Any
+    ) -> Entity:
         """Changes fields of a stored entity; nothing is written when nothing differs.
 
-        Raises Conflict and NotFound as ``create`` does; a revoked key cannot be made active again.
+        Raises Conflict and NotFound as ``create`` does, Stale if it is not as ``expect`` any more;
+        a revoked key cannot be made active again.
         """
         with self._write() as txn:
-            old = self._get(txn, kind, reference)
+            old = expected(self._get(txn, kind, reference), expect)
             if isinstance(old, VirtualKey) and changes.get("is_active"):
                 self._require_live(old)
-            changes = self._resolve_parents(txn, kind, changes)
+            changes = resolved(kind, changes, lambda *one: self._find(txn, *one))
             name = changes.get("name", old.name)
             if name != old.name:
                 self._take_name(txn, kind, name, old.id)
@@ -304,10 +325,10 @@ class Directory:
             self._store(txn, new, old)
         return kind, new
 
-    def delete(self, kind: Kind, reference: str) -> Entity:
-        """Removes an entity; raises Conflict while others belong to it."""
+    def delete(self, kind: Kind, reference: str, *, expect: Entity | None = None) -> Entity:
+        """Removes an entity; raises Conflict while others belong to it, Stale as ``update``."""
         with self._write() as txn:
-            entity = self._get(txn, kind, reference)
+            entity = expected(self._get(txn, kind, reference), expect)
             children = [
                 f"{child_kind.replace('_', ' ')} {child.name!r}"
                 for child_kind, parents in PARENTS.items()
@@ -326,30 +347,34 @@ class Directory:
         return entity
 
     def create_key(
-        self, name: str, *, secret: str | None = None, **fields: Any
+        self, name: str, *, secret: str | None = None, once: Once | None = None, **fields: Any
     ) -> tuple[VirtualKey, str]:
         """Stores a new virtual key and returns it with its secret, which is kept nowhere."""
-        secret = secret or SECRET_PREFIX + secrets.token_urlsafe(32)
+        secret = secret or SECRET_PREFIX + (once.secret if once else secrets.token_urlsafe(32))
         digest = self.digest(secret.encode())
-        with self._write() as txn:
+        with self._write(once) as txn:
             self._require_new(txn, digest)
             fields |= {"digest": digest.hex(), "hint": secret[-4:]}
-            key = self._create(txn, "virtual_key", name, fields)
+            key = self._replays.end(txn, once, self._create(txn, "virtual_key", name, fields))
         assert isinstance(key, VirtualKey)
         return key, secret
 
-    def rotate(self, reference: str, *, secret: str | None = None) -> tuple[VirtualKey, str]:
+    def rotate(
+        self, reference: str, *, secret: str | None = None, expect: Entity | None = None,
+        once: Once | None = None,
+    ) -> tuple[VirtualKey, str]:  # fmt: skip
         """Gives a key a new secret; the old one stops working at once. Conflict when revoked."""
-        secret = secret or SECRET_PREFIX + secrets.token_urlsafe(32)
+        secret = secret or SECRET_PREFIX + (once.secret if once else secrets.token_urlsafe(32))
         digest = self.digest(secret.encode())
-        with self._write() as txn:
-            old = self._get(txn, "virtual_key", reference)
+        with self._write(once) as txn:
+            old = expected(self._get(txn, "virtual_key", reference), expect)
             assert isinstance(old, VirtualKey)
             self._require_live(old)
             if digest.hex() == old.digest:
                 return old, secret
             self._require_new(txn, digest)
             new = self._sealed(txn, old, digest=digest.hex(), hint=secret[-4:])
+            self._replays.end(txn, once, new)
         return new, secret
 
     def revoke(self, reference: str) -> VirtualKey:
@@ -383,37 +408,13 @@ class Directory:
             value = txn.get(name.encode(), db=self._meta)
         return bytes(value) if value is not None else None
 
-    def set_meta(self, name: str, value: bytes) -> bool:
-        """Stores such a fact if it is not there yet; tells whether it did."""
+    def set_meta(self, name: str, value: bytes, *, overwrite: bool = False) -> bool:
+        """Stores such a fact, by default only if it is not there yet; tells whether it did."""
         with self._write() as txn:
-            return bool(txn.put(name.encode(), value, db=self._meta, overwrite=False))
+            return bool(txn.put(name.encode(), value, db=self._meta, overwrite=overwrite))
 
     def _store(self, txn: lmdb.Transaction, entity: Entity, old: Entity | None = None) -> None:
         txn.put(entity.id.encode(), msgspec.msgpack.encode(entity), db=self._entities)
         self._budgets.move(txn, old, entity)
         if isinstance(entity, VirtualKey) and entity.digest:
             txn.put(bytes.fromhex(entity.digest), entity.id.encode(), db=self._digests)
-
-    def _resolve_parents(
-        self, txn: lmdb.Transaction, kind: Kind, fields: dict[str, Any]
-    ) -> dict[str, Any]:
-        fields = dict(fields)
-        named = [parent for parent in PARENTS[kind] if fields.get(parent)]
-        if len(named) > 1:
-            raise Conflict(f"A {kind.replace('_', ' ')} belongs to one of {' or '.join(named)}.")
-        touched = False
-        for parent in ("customer", "team", "user"):
-            if parent in fields:
-                reference = fields.pop(parent)
-                if parent not in PARENTS[kind]:
-                    raise Conflict(f"A {kind.replace('_', ' ')} cannot belong to a {parent}.")
-                touched = True
-                if reference:
-                    found = self._find(txn, parent, reference)
-                    if found is None:
-                        raise NotFound(f"There is no {parent} {reference!r}.")
-                    fields[f"{parent}_id"] = found.id
-        if touched:  # a new owner replaces every old one
-            for parent in PARENTS[kind]:
-                fields.setdefault(f"{parent}_id", None)
-        return fields

@@ -11,6 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from bifrost.errors import Stale
+
 Kind = Literal["customer", "team", "user", "virtual_key"]
 KINDS: tuple[Kind, ...] = ("customer", "team", "user", "virtual_key")
 PREFIX: dict[str, str] = {
@@ -152,3 +154,18 @@ class VirtualKey(Entity, frozen=True, kw_only=True):
     customer_id: str | None = None
     provider_configs: tuple[ProviderRule, ...] = (ProviderRule(),)
     allowed_fields: tuple[str, ...] | None = None
+
+
+TYPES: dict[Kind, type[Entity]] = {
+    "customer": Customer,
+    "team": Team,
+    "user": User,
+    "virtual_key": VirtualKey,
+}
+
+
+def expected(stored: Entity, expect: Entity | None) -> Entity:
+    """The stored entity; raises Stale if it is not as ``expect`` any more."""
+    if expect is not None and stored != expect:
+        raise Stale(f"{stored.name!r} was changed meanwhile; read it again.")
+    return stored

@@ -18,6 +18,15 @@ def lookup_key(path: Path) -> bytes:
 
     Raises StoreError when the file is damaged or cannot be read.
     """
+    return _derived(path, "bifrost-gateway 2026 virtual key lookup")
+
+
+def replay_key(path: Path) -> bytes:
+    """The key from which secrets shown under an idempotency key come; raises as the other."""
+    return _derived(path, "bifrost-gateway 2026 idempotent secrets")
+
+
+def _derived(path: Path, purpose: str) -> bytes:
     try:
         if not path.exists():
             _write_once(path, secrets.token_bytes(SIZE))
@@ -28,9 +37,7 @@ def lookup_key(path: Path) -> bytes:
         raise StoreError(
             f"{path} should hold {SIZE} bytes; restore it from a backup of this directory."
         )
-    return blake3.blake3(
-        material, derive_key_context="bifrost-gateway 2026 virtual key lookup"
-    ).digest()
+    return blake3.blake3(material, derive_key_context=purpose).digest()
 
 
 def _write_once(path: Path, content: bytes) -> None:
