@@ -23,6 +23,7 @@ BUDGET_KEYS = {
     "id", "max_limit", "reset_duration", "calendar_aligned", "time_zone", "overdraft", "tight",
     "current_usage", "reserved", "resets_at",
 }  # fmt: skip
+MORE_KEYS = {"provider", "fiscal_start", "reset_at", "reset_reason", "override"}
 KEY_KEYS = {
     "id", "name", "is_active", "expires_at", "customer_id", "team_id", "user_id",
     "provider_configs", "budgets", "rate_limits", "mcp_configs", "created_at", "updated_at",
@@ -140,7 +141,7 @@ def test_the_key_object_is_the_contracts(staffed: Office) -> None:
         ("75.00", "1M"), ("5.50", "1d"),
     ]  # fmt: skip
     for one in budgets:
-        assert set(one) == BUDGET_KEYS | {"provider", "fiscal_start"}
+        assert set(one) == BUDGET_KEYS | MORE_KEYS
         assert (one["current_usage"], one["reserved"]) == ("0", "0")
         assert RFC3339.fullmatch(one["resets_at"])
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "customers": "bifrost.cli.entities:customers",
     "teams": "bifrost.cli.entities:teams",
     "users": "bifrost.cli.entities:users",
+    "budgets": "bifrost.cli.budgets:budgets",
     "usage": "bifrost.cli.usage:usage",
     "prices": "bifrost.cli.prices:prices",
     "connect": "bifrost.cli.connect:connect",

@@ -7,18 +7,18 @@ from typing import Any
 
 import click
 
+from bifrost.cli.options import Governed, governed
 from bifrost.cli.store import (
-    BUDGET,
     data_dir_option,
     json_option,
+    limited,
     opened,
     print_json,
     shown,
     spent,
     table,
+    told,
 )
-from bifrost.config.settings import BudgetSpec
-from bifrost.governance.declared import budgets as made
 from bifrost.governance.entities import Kind
 
 PARENTS: dict[Kind, tuple[str, ...]] = {
@@ -35,49 +35,40 @@ def _group(kind: Kind, what: str) -> click.Group:
     """The five commands of one kind of entity."""
     plural, some = f"{kind}s", EXAMPLE[kind]
 
-    def told(text: str, example: str) -> str:
-        return f"{text}\n\n\b\nExample:\n  bifrost {plural} {example}"
+    def example(text: str, command: str) -> str:
+        return f"{text}\n\n\b\nExample:\n  bifrost {plural} {command}"
 
     parents = [
         click.option(f"--{parent}", help=f"The {parent} it belongs to (name or id, '' for none).")
         for parent in PARENTS[kind]
     ]
-    budget = click.option(
-        "--budget",
-        "budgets",
-        type=BUDGET,
-        multiple=True,
-        help="USD/WINDOW, e.g. 500/1M; may repeat.",
-    )
 
     def with_parents(function: Any) -> Any:
         for option in parents:
             function = option(function)
         return function
 
-    @click.group(plural, help=told(what, f"create --name {some}"))
+    @click.group(plural, help=example(what, f"create --name {some}"))
     def group() -> None:
         pass
 
     @group.command(
-        "create", help=told(f"Create a {kind}.", f"create --name {some} --budget 500/1M")
+        "create", help=example(f"Create a {kind}.", f"create --name {some} --budget 500/1M")
     )
     @click.option("--name", required=True, help="Unique name.")
     @with_parents
-    @budget
+    @governed(update=False)
     @json_option
     @data_dir_option
-    def create(
-        name: str, budgets: tuple[BudgetSpec, ...], as_json: bool, data_dir: Path, **owner: str
-    ) -> None:
+    def create(name: str, given: Governed, as_json: bool, data_dir: Path, **owner: str) -> None:
         with opened(data_dir, create=True) as (directory, gate):
-            entity = directory.create(kind, name, budgets=made(budgets), **owner)
+            entity = directory.create(kind, name, **given.changes(None), **owner)
             if as_json:
                 print_json(shown(entity, gate))
             else:
                 click.echo(f"Created {kind} {name!r} ({entity.id}).")
 
-    @group.command("list", help=told(f"List {plural} with what they have spent.", "list --json"))
+    @group.command("list", help=example(f"List {plural} with what they have spent.", "list --json"))
     @json_option
     @data_dir_option
     def listing(as_json: bool, data_dir: Path) -> None:
@@ -87,12 +78,18 @@ def _group(kind: Kind, what: str) -> click.Group:
             print_json(found)
         else:
             rows = [
-                (e["name"], e["id"], "yes" if e["is_active"] else "no", spent(e["budgets"]))
+                (
+                    e["name"],
+                    e["id"],
+                    "yes" if e["is_active"] else "no",
+                    spent(e["budgets"]),
+                    limited(e["rate_limits"]),
+                )
                 for e in found
             ]
-            table(rows, ("NAME", "ID", "ACTIVE", "SPENT"))
+            table(rows, ("NAME", "ID", "ACTIVE", "SPENT", "LIMITS"))
 
-    @group.command("show", help=told(f"Show one {kind}.", f"show {some}"))
+    @group.command("show", help=example(f"Show one {kind}.", f"show {some}"))
     @click.argument("reference", metavar="NAME-OR-ID")
     @json_option
     @data_dir_option
@@ -103,42 +100,27 @@ def _group(kind: Kind, what: str) -> click.Group:
 
     @group.command(
         "update",
-        help=told(
-            f"Change a {kind}; budgets given replace the old ones.",
-            f"update {some} --budget 900/1M",
+        help=example(
+            f"Change a {kind}. What is not named stays; budgets given replace the old ones, a "
+            "rate limit given replaces the one that counts the same ('none' removes it).",
+            f"update {some} --budget 900/1M --concurrency 20",
         ),
     )
     @click.argument("reference", metavar="NAME-OR-ID")
-    @click.option("--name", help="New name.")
-    @click.option("--active/--inactive", default=None, help="Inactive refuses all below it.")
-    @click.option("--no-budget", is_flag=True, help="Remove every budget.")
     @with_parents
-    @budget
+    @governed(update=True)
     @json_option
     @data_dir_option
     def update(
-        reference: str,
-        name: str | None,
-        active: bool | None,
-        no_budget: bool,
-        budgets: tuple[BudgetSpec, ...],
-        as_json: bool,
-        data_dir: Path,
-        **owner: str | None,
+        reference: str, given: Governed, as_json: bool, data_dir: Path, **owner: str
     ) -> None:
         changes: dict[str, Any] = {k: v for k, v in owner.items() if v is not None}
         with opened(data_dir) as (directory, gate):
-            old = directory.get(kind, reference)
-            if name is not None:
-                changes["name"] = name
-            if active is not None:
-                changes["is_active"] = active
-            if budgets or no_budget:
-                changes["budgets"] = made(budgets, old.budgets)
+            changes |= given.changes(directory.get(kind, reference))
             describe(shown(directory.update(kind, reference, **changes), gate), as_json)
 
     @group.command(
-        "delete", help=told(f"Delete a {kind} nobody belongs to any more.", f"delete {some}")
+        "delete", help=example(f"Delete a {kind} nobody belongs to any more.", f"delete {some}")
     )
     @click.argument("reference", metavar="NAME-OR-ID")
     @json_option
@@ -162,13 +144,22 @@ def describe(entity: dict[str, Any], as_json: bool) -> None:
     for name, value in entity.items():
         if name == "budgets":
             for budget in value:
-                click.echo(
-                    f"budget: ${budget['current_usage']} of ${budget['max_limit']} per "
-                    f"{budget['reset_duration']}, ${budget['reserved']} reserved, "
-                    f"resets {budget['resets_at']}"
-                )
+                click.echo(f"budget: {told(budget)}")
+        elif name == "rate_limits":
+            for limit in value:
+                click.echo(f"rate limit: {limited([limit])}")
+        elif name == "provider_configs":
+            for rule in value:
+                click.echo(f"may use: {_rule(rule)}")
         elif value not in (None, [], ""):
             click.echo(f"{name}: {value}")
+
+
+def _rule(rule: dict[str, Any]) -> str:
+    """A provider rule as a person reads it."""
+    models = ", ".join(rule["allowed_models"]) or "no model"
+    blocked = f" except {', '.join(rule['blocked_models'])}" if rule["blocked_models"] else ""
+    return f"{models}{blocked} of provider {rule['provider']}"
 
 
 customers = _group("customer", "The organisations that pay.")

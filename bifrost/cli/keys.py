@@ -6,23 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from bifrost.cli.entities import describe
+from bifrost.cli.options import Governed, governed
 from bifrost.cli.store import (
-    BUDGET,
     data_dir_option,
     json_option,
+    limited,
     opened,
     print_json,
     shown,
     spent,
     table,
 )
-from bifrost.config.settings import BudgetSpec, instant_ns
-from bifrost.errors import Conflict
-from bifrost.governance.declared import budgets as made
-from bifrost.governance.entities import ProviderRule, VirtualKey
+from bifrost.config.settings import instant_ns
+from bifrost.governance.entities import ProviderRule
 
 ONCE = "This is the only time the key is shown; keep it safe."
 
@@ -37,65 +35,39 @@ def keys() -> None:
     """
 
 
-def _changes(
-    models: str | None,
-    blocked: str | None,
-    provider: str | None,
-    expires: str | None,
-    old: tuple[ProviderRule, ...] = (ProviderRule(),),
-) -> dict[str, Any]:
-    """What the options say of the key's only rule; what they leave out stays as it was."""
-    changes: dict[str, Any] = {}
-    given = {
-        "provider": provider,
-        "allowed_models": _patterns(models) or ("*",) if models is not None else None,
-        "blocked_models": _patterns(blocked) if blocked is not None else None,
-    }
-    given = {field: value for field, value in given.items() if value is not None}
-    if given:
-        if len(old) != 1:
-            raise Conflict("This key has several provider rules; change them in the configuration.")
-        changes["provider_configs"] = (msgspec.structs.replace(old[0], **given),)
-    if expires is not None:
-        try:
-            changes["expires_at"] = instant_ns(expires) if expires != "never" else None
-        except ValueError as error:
-            raise click.BadParameter(str(error), param_hint="--expires") from None
-    return changes
+OWN = (
+    click.option("--user", help="Owner: a user (name or id, '' for none)."),
+    click.option("--team", help="Owner: a team (name or id, '' for none)."),
+    click.option("--customer", help="Owner: a customer (name or id, '' for none)."),
+    click.option("--expires", help="RFC 3339 time, e.g. 2027-01-31T00:00:00Z, or 'never'."),
+)
 
 
-def _patterns(text: str | None) -> tuple[str, ...]:
-    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
-
-
-def _rules(function: Any) -> Any:
-    for option in (
-        click.option("--expires", help="RFC 3339 time, e.g. 2027-01-31T00:00:00Z, or 'never'."),
-        click.option("--provider", help="Only this provider (name or glob)."),
-        click.option("--blocked-models", "blocked", help="Globs never allowed, comma-separated."),
-        click.option("--models", help="Globs allowed, e.g. 'claude-haiku-*,claude-sonnet-*'."),
-        click.option(
-            "--budget", "budgets", type=BUDGET, multiple=True, help="E.g. 75/1M; may repeat."
-        ),
-        click.option("--customer", help="Owner: a customer (name or id, '' for none)."),
-        click.option("--team", help="Owner: a team (name or id, '' for none)."),
-        click.option("--user", help="Owner: a user (name or id, '' for none)."),
-    ):
+def _own_options(function: Any) -> Any:
+    """The options that only virtual keys have."""
+    for option in reversed(OWN):
         function = option(function)
     return function
 
 
+def _expiry(expires: str | None) -> dict[str, Any]:
+    if expires is None:
+        return {}
+    try:
+        return {"expires_at": instant_ns(expires) if expires != "never" else None}
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--expires") from None
+
+
 @keys.command("create")
 @click.option("--name", required=True, help="Unique name.")
-@_rules
+@_own_options
+@governed(update=False)
 @json_option
 @data_dir_option
 def create(
     name: str,
-    budgets: tuple[BudgetSpec, ...],
-    models: str | None,
-    blocked: str | None,
-    provider: str | None,
+    given: Governed,
     expires: str | None,
     as_json: bool,
     data_dir: Path,
@@ -105,11 +77,12 @@ def create(
 
     \b
     Example:
-      bifrost keys create --name alice-dev --user alice --budget 75/1M --models 'claude-haiku-*'
+      bifrost keys create --name alice-dev --user alice --budget 75/1M --rpm 60 \\
+        --models 'claude-haiku-*,claude-sonnet-*'
     """
-    changes = _changes(models, blocked, provider, expires)
+    changes = given.changes(None, (ProviderRule(),)) | _expiry(expires)
     with opened(data_dir, create=True) as (directory, gate):
-        key, secret = directory.create_key(name, budgets=made(budgets), **changes, **owner)
+        key, secret = directory.create_key(name, **changes, **owner)
         data = shown(key, gate)
     if as_json:
         print_json({**data, "value": secret})
@@ -139,10 +112,11 @@ def listing(as_json: bool, data_dir: Path) -> None:
             f"…{key['hint']}" if key["hint"] else "revoked",
             "yes" if key["is_active"] else "no",
             spent(key["budgets"]),
+            limited(key["rate_limits"]),
         )
         for key in found
     ]
-    table(rows, ("NAME", "ID", "KEY", "ACTIVE", "SPENT"))
+    table(rows, ("NAME", "ID", "KEY", "ACTIVE", "SPENT", "LIMITS"))
 
 
 @keys.command("show")
@@ -163,21 +137,13 @@ def show(reference: str, as_json: bool, data_dir: Path) -> None:
 
 @keys.command("update")
 @click.argument("reference", metavar="NAME-OR-ID")
-@click.option("--name", help="New name.")
-@click.option("--active/--inactive", default=None, help="Inactive keys are refused at once.")
-@click.option("--no-budget", is_flag=True, help="Remove every budget.")
-@_rules
+@_own_options
+@governed(update=True)
 @json_option
 @data_dir_option
 def update(
     reference: str,
-    name: str | None,
-    active: bool | None,
-    no_budget: bool,
-    budgets: tuple[BudgetSpec, ...],
-    models: str | None,
-    blocked: str | None,
-    provider: str | None,
+    given: Governed,
     expires: str | None,
     as_json: bool,
     data_dir: Path,
@@ -185,21 +151,17 @@ def update(
 ) -> None:
     """Change a virtual key; works at once in every worker.
 
+    What is not named stays; budgets given replace the old ones, a rate limit given replaces the
+    one that counts the same ('none' removes it).
+
     \b
     Example:
-      bifrost keys update alice-dev --budget 100/1M --inactive
+      bifrost keys update alice-dev --budget 100/1M --rpm 120 --concurrency none
     """
     changes: dict[str, Any] = {k: v for k, v in owner.items() if v is not None}
-    if name is not None:
-        changes["name"] = name
-    if active is not None:
-        changes["is_active"] = active
+    changes |= _expiry(expires)
     with opened(data_dir) as (directory, gate):
-        old = directory.get("virtual_key", reference)
-        assert isinstance(old, VirtualKey)
-        changes |= _changes(models, blocked, provider, expires, old.provider_configs)
-        if budgets or no_budget:
-            changes["budgets"] = made(budgets, old.budgets)
+        changes |= given.changes(directory.get("virtual_key", reference))
         data = shown(directory.update("virtual_key", reference, **changes), gate)
     describe(data, as_json)
 

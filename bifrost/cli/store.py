@@ -13,13 +13,11 @@ import click
 import msgspec
 
 from bifrost._fast.gate import Gate
-from bifrost.config.settings import BudgetSpec, nano_usd
 from bifrost.core import open_gate
 from bifrost.errors import StoreError
+from bifrost.governance.budgets import budget_window
 from bifrost.governance.directory import Directory
-from bifrost.governance.entities import Budget, Entity, id_number
-from bifrost.governance.windows import parse_duration
-from bifrost.identify import budget_window
+from bifrost.governance.entities import Budget, Entity, Override, id_number
 from bifrost.money import usd
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -62,31 +60,6 @@ def opened(data_dir: Path, *, create: bool = False) -> Iterator[tuple[Directory,
         directory.close()
 
 
-class BudgetType(click.ParamType[BudgetSpec]):
-    """``75/1M``: an amount in USD, a slash, the window."""
-
-    name = "usd/window"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> BudgetSpec:
-        """The parsed budget; fails with what was expected."""
-        if isinstance(value, BudgetSpec):
-            return value
-        amount, slash, duration = str(value).partition("/")
-        try:
-            if not slash:
-                raise ValueError(f"expected AMOUNT/WINDOW such as 75/1M, got {value!r}")
-            nano_usd(amount)
-            parse_duration(duration)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        return BudgetSpec(max_limit=amount, reset_duration=duration)
-
-
-BUDGET = BudgetType()
-
-
 def budgets_shown(budgets: Sequence[Budget], gate: Gate) -> list[dict[str, Any]]:
     """Budgets in the contract's form with what is spent and held in their present windows."""
     now = time.time_ns()
@@ -108,9 +81,24 @@ def budgets_shown(budgets: Sequence[Budget], gate: Gate) -> list[dict[str, Any]]
             "current_usage": usd(cell[0], places=0) if cell[0] else "0",
             "reserved": usd(cell[1], places=0) if cell[1] else "0",
             "resets_at": timestamp(end),
+            "reset_at": timestamp(budget.reset_at) if budget.reset_at else None,
+            "reset_reason": budget.reset_reason,
+            "override": override_shown(budget.override, now),
         }
         for budget, (_, end), cell in zip(budgets, windows, cells, strict=True)
     ]
+
+
+def override_shown(override: Override | None, now_ns: int) -> dict[str, Any] | None:
+    """The limit that holds for a while, or None when there is none or its time is over."""
+    if override is None or now_ns >= override.end_at:
+        return None
+    return {
+        "max_limit": usd(override.max_limit),
+        "start_at": timestamp(override.start_at),
+        "end_at": timestamp(override.end_at),
+        "reason": override.reason,
+    }
 
 
 def shown(entity: Entity, gate: Gate) -> dict[str, Any]:
@@ -150,8 +138,47 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str], *, right: int = 
 def spent(budgets: Sequence[dict[str, Any]]) -> str:
     """Budgets in one cell of a table: ``$1.25 of $75.00 / 1M``."""
     return (
-        ", ".join(
-            f"${b['current_usage']} of ${b['max_limit']} / {b['reset_duration']}" for b in budgets
-        )
+        ", ".join(f"${b['current_usage']} of ${limit(b)} / {b['reset_duration']}" for b in budgets)
         or "no budget"
     )
+
+
+def limit(budget: dict[str, Any]) -> str:
+    """The limit in USD that holds now."""
+    override = budget["override"]
+    return str(override["max_limit"] if override is not None else budget["max_limit"])
+
+
+def told(budget: dict[str, Any]) -> str:
+    """A shown budget in one line that a person reads."""
+    line = (
+        f"${budget['current_usage']} of ${limit(budget)} per {budget['reset_duration']}, "
+        f"${budget['reserved']} reserved, resets {budget['resets_at']}"
+    )
+    more = []
+    if budget["provider"]:
+        more.append(f"only provider {budget['provider']}")
+    if budget["overdraft"] != "none":
+        more.append("the last request may pass it")
+    if budget["override"] is not None:
+        override = budget["override"]
+        more.append(
+            f"instead of ${budget['max_limit']} until {override['end_at']}: {override['reason']}"
+        )
+    if budget["reset_at"]:
+        more.append(f"last reset {budget['reset_at']}: {budget['reset_reason']}")
+    return line + "".join(f"; {one}" for one in more)
+
+
+def limited(rates: Sequence[dict[str, Any]]) -> str:
+    """Rate limits in one cell of a table: ``60 requests / 1m``."""
+    return ", ".join(map(_rate, rates)) or "none"
+
+
+def _rate(rate: dict[str, Any]) -> str:
+    if rate["metric"] == "concurrency":
+        text = f"{rate['max_limit']} at the same time"
+    else:
+        text = f"{rate['max_limit']} {rate['metric'].replace('_', ' ')} / {rate['window']}"
+    narrow = [f"{name} {rate[name]}" for name in ("provider", "model") if rate[name]]
+    return f"{text} ({', '.join(narrow)})" if narrow else text
