@@ -113,7 +113,14 @@ class Grant(GrantBase):
         plan = self._plans.get(counting)
         if plan is None:
             levels = [self.levels[index] for index in counting]
-            plan = Plan([level.slot() for level in levels], partial(_window, levels), levels)
+            slots = [level.slot() for level in levels]
+            try:
+                plan = Plan(slots, partial(_window, levels), levels)
+            except ValueError as error:  # more than the ledger holds
+                raise GatewayUnavailable(
+                    f"Virtual key {self.key.name!r} cannot be governed: {error}; "
+                    "your platform team has to remove some."
+                ) from None
             self._plans[counting] = plan
         return plan
 
@@ -151,20 +158,18 @@ class Identifier:
         ``foreign`` says that the request carried some other credential, for a better sentence.
         """
         if credential is None:
-            raise VirtualKeyRequired(
-                "This gateway needs a virtual key (sk-bf-...): "
-                + ("the credential you sent is not one; " if foreign else "")
-                + "set it as ANTHROPIC_AUTH_TOKEN, or ask your platform team for one."
-            )
+            raise _required(foreign)
         grant: Grant | None = self.keyring.get(credential)
         if grant is None:
             grant = self._compile(self._directory.digest(credential))
             self.keyring.put(credential, grant)
-        if grant.expires_ns and time.time_ns() >= grant.expires_ns:
-            raise VirtualKeyBlocked(
-                f"Virtual key {grant.key.name!r} has expired; ask your platform team for a new one."
-            )
-        return grant
+        return _live(grant)
+
+    def look_up(self, credential: bytes | None, foreign: bool = False) -> Grant:
+        """The same past the cache, from any thread."""
+        if credential is None:
+            raise _required(foreign)
+        return _live(self._compile(self._directory.digest(credential)))
 
     def _compile(self, digest: bytes) -> Grant:
         try:
@@ -182,3 +187,20 @@ class Identifier:
                     f"The {LEVEL[kind]} {entity.name!r} is disabled; ask your platform team."
                 )
         return Grant(chain)
+
+
+def _required(foreign: bool) -> VirtualKeyRequired:
+    return VirtualKeyRequired(
+        "This gateway needs a virtual key (sk-bf-...): "
+        + ("the credential you sent is not one; " if foreign else "")
+        + "set it as ANTHROPIC_AUTH_TOKEN, or ask your platform team for one."
+    )
+
+
+def _live(grant: Grant) -> Grant:
+    """The grant, unless its time is over."""
+    if grant.expires_ns and time.time_ns() >= grant.expires_ns:
+        raise VirtualKeyBlocked(
+            f"Virtual key {grant.key.name!r} has expired; ask your platform team for a new one."
+        )
+    return grant

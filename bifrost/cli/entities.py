@@ -60,7 +60,7 @@ def _group(kind: Kind, what: str) -> click.Group:
     @governed(update=False)
     @json_option
     @data_dir_option
-    def create(name: str, given: Governed, as_json: bool, data_dir: Path, **owner: str) -> None:
+    def create(name: str, given: Governed, as_json: bool, data_dir: Path, **owner: Any) -> None:
         with opened(data_dir, create=True) as (directory, gate):
             entity = directory.create(kind, name, **given.changes(None), **owner)
             if as_json:

@@ -71,7 +71,7 @@ def create(
     expires: str | None,
     as_json: bool,
     data_dir: Path,
-    **owner: str | None,
+    **owner: Any,
 ) -> None:
     """Create a virtual key and show its secret once.
 

@@ -88,23 +88,23 @@ def digest(settings: Settings) -> str:
     return hashlib.sha256(msgspec.json.encode(public(settings), order="sorted")).hexdigest()
 
 
-def public(settings: Settings) -> dict[str, Any]:
-    """The settings as a plain document without their secrets, fit to be shown."""
-    return dict(_public(settings, settings_type()))
+def public(settings: Settings, *, hidden: str = "<hidden>") -> dict[str, Any]:
+    """The settings as a plain document fit to be shown: ``hidden`` stands for each secret."""
+    return dict(_public(settings, settings_type(), hidden))
 
 
-def _public(value: Any, kind: inspect.Type) -> Any:
+def _public(value: Any, kind: inspect.Type, hidden: str) -> Any:
     kind, notes = plain(kind)
     if "secret" in notes:
-        return None if value is None else "<hidden>"
+        return None if value is None else hidden
     match kind:
         case inspect.StructType() if value is not None:
             fields = {field.encode_name: field for field in kind.fields}
-            return {k: _public(getattr(value, f.name), f.type) for k, f in fields.items()}
+            return {k: _public(getattr(value, f.name), f.type, hidden) for k, f in fields.items()}
         case inspect.DictType():
-            return {key: _public(item, kind.value_type) for key, item in value.items()}
+            return {key: _public(item, kind.value_type, hidden) for key, item in value.items()}
         case inspect.VarTupleType() if value is not None:
-            return [_public(item, kind.item_type) for item in value]
+            return [_public(item, kind.item_type, hidden) for item in value]
     return value
 
 

@@ -258,7 +258,7 @@ class Shape:
         elif key == "audit_logs" and cls in (Settings, _Enterprise):
             if not (isinstance(item, dict) and item.get("enabled") is False):
                 self.findings.add(inside(place, key), f"{_REFUSED}; remove it")
-        elif key in RESERVED_KEYS.get(cls, ()):
+        elif any(key in names for of, names in RESERVED_KEYS.items() if issubclass(cls, of)):
             self.findings.add(inside(place, key), f"{_REFUSED}; remove it")
         else:
             hint = meant(key, valid)
