@@ -27,10 +27,11 @@ CHECK_S = 60.0
 
 
 class Inheritance(msgspec.Struct):
-    """What the last program of this process left: its socket, its children, its mock provider."""
+    """What the last program of this process left: its socket and its children."""
 
     socket: int
-    old: list[int]
+    workers: list[int]
+    stewards: list[int]
     mock_url: str | None = None
     mock_pid: int = 0
 
@@ -67,21 +68,25 @@ def sound(source: Path | None) -> bool:
 
 
 def hand_over(left: Inheritance) -> NoReturn:
-    """Becomes the installed program; raises OSError when that cannot be executed."""
+    """Becomes the installed program; raises OSError when that cannot be executed.
+
+    The caller holds signals back: those that come meanwhile wait for the successor's handlers.
+    """
     os.environ[VARIABLE] = msgspec.json.encode(left).decode()
     os.set_inheritable(left.socket, True)
-    for number in (signal.SIGUSR2, signal.SIGHUP):  # their default would end the successor
-        signal.signal(number, signal.SIG_IGN)
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    try:
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    finally:  # only reached when it failed
+        del os.environ[VARIABLE]
 
 
-def dismiss(pids: list[int]) -> None:
-    """Tells the old program's children to finish what they have and go."""
+def send(pids: list[int], number: signal.Signals) -> None:
+    """Signals those of the old program's children that still live."""
     for pid in pids:
         try:
-            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, number)
         except ProcessLookupError:
             pass
 
@@ -109,8 +114,7 @@ def supervisor_pid(data_dir: Path) -> int:
     try:
         known = json.loads((data_dir / "supervisor.json").read_text())
         pid = int(known["pid"])
-        os.kill(pid, 0)
-        if known["started"] != _started(pid):
+        if not known["started"] or known["started"] != _started(pid):
             raise ProcessLookupError
     except (OSError, ValueError, KeyError, TypeError):
         raise NotFound(f"No gateway runs on {data_dir}; start one with `bifrost serve`.") from None

@@ -7,7 +7,6 @@ no store open, so that nothing is shared over a fork but the socket.
 from __future__ import annotations
 
 import ctypes
-import errno
 import gc
 import logging
 import os
@@ -19,11 +18,11 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import msgspec
 
-from bifrost import logs, succession
+from bifrost import binding, logs, succession
 from bifrost.app import App, needs_mock, with_mock_url
 from bifrost.config.load import Stamp, load, stamp, with_default_providers
 from bifrost.config.settings import Settings
@@ -117,24 +116,9 @@ class Supervisor:
 
     def bind(self) -> socket.socket:
         """The listening socket; raises ConfigError with the remedy when the address is taken."""
-        server = self.settings.server
         if self._left is not None:
             return succession.heirloom(self._left)
-        try:
-            if server.uds:
-                _clear(Path(server.uds))
-                return _listening(socket.AF_UNIX, server.uds)
-            found = socket.getaddrinfo(
-                server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            return _listening(found[0], found[4])
-        except OSError as error:
-            where = server.uds or f"{server.host}:{server.port}"
-            option = "--uds" if server.uds else "--host" if _is_host(error) else "--port"
-            why = error.strerror or error
-            raise ConfigError(
-                f"Cannot listen on {where}: {why}; choose another with {option}."
-            ) from error
+        return binding.bind(self.settings.server)
 
     def declare(self, settings: Settings) -> list[declared.Minted]:
         """Brings the configured entities into the directory."""
@@ -168,6 +152,11 @@ class Supervisor:
         for number in SIGNALS:
             signal.signal(number, lambda caught, _: self._signals.append(caught))
         left = self._left
+        if left is not None:
+            # An old steward must not read what new workers write.
+            succession.send(left.stewards, signal.SIGTERM)
+            self._old = left.workers + left.stewards
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # held back by the last program
         if left is not None and left.mock_url is not None:
             self._adopt_mock(left.mock_url, left.mock_pid)
         elif needs_mock(self.settings):
@@ -180,7 +169,6 @@ class Supervisor:
         for child in (steward, *workers):
             child.start()
             self.children.append(child)
-        self._old = [] if left is None else left.old
         succession.note_pid(self.data_dir)
         ready()
         while not self._stopping():
@@ -195,14 +183,19 @@ class Supervisor:
         return self._stop()
 
     def _relieve(self) -> None:
-        """Sends the old program's children home once all new ones stand."""
+        """Retires the old program's workers once all new ones stand."""
+        if not self._old:
+            return
         self._old = succession.reap(self._old)
         youngest = max(child.since for child in self.children)
         standing = all(child.pid for child in self.children)
-        if self._old and not self._relieved and standing:
-            if time.monotonic() - youngest > YOUNG_S:
-                succession.dismiss(self._old)
-                self._relieved = True
+        if not self._old:
+            log.info("the last of the old workers is gone")
+        elif self._relieved:
+            succession.send(self._old, signal.SIGUSR2)  # again: one that just began ignores it
+        elif standing and time.monotonic() - youngest > YOUNG_S:
+            self._relieved = True
+            log.info("the new workers serve; the old ones finish what they have")
 
     def _adopt_mock(self, url: str, pid: int) -> None:
         """The mock provider of the last program serves on."""
@@ -218,13 +211,21 @@ class Supervisor:
         self._signals = [number for number in self._signals if number != signal.SIGUSR2]
         if not succession.sound(self.source):
             return
+        stewards = [child.pid for child in self.children if child.name == "steward" and child.pid]
         mock = [child.pid for child in self.children if child.name == "mock provider"]
-        old = [child.pid for child in self.children if child.pid and child.pid not in mock]
-        left = succession.Inheritance(sock.fileno(), old + self._old, self.mock_url, sum(mock))
+        workers = [child.pid for child in self.children if child.name.startswith("worker")]
+        left = succession.Inheritance(
+            sock.fileno(), [pid for pid in workers + self._old if pid], stewards,
+            self.mock_url, sum(mock),
+        )  # fmt: skip
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
-            succession.hand_over(left)
+            if not self._stopping():  # told so while the program was tried
+                succession.hand_over(left)
         except OSError as error:
             log.error("not restarted: the program cannot be run", extra={"error": str(error)})
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _stopping(self) -> bool:
         return signal.SIGTERM in self._signals or signal.SIGINT in self._signals
@@ -269,15 +270,14 @@ class Supervisor:
         patience = self.settings.server.shutdown_timeout_s + GRACE_S
         workers = [child for child in self.children if child.name.startswith("worker")]
         others = [child for child in self.children if child not in workers]
-        for group in (workers, others):
+        old = [Child("old worker", lambda: None, pid) for pid in succession.reap(self._old)]
+        for group in (workers + old, others):
             for child in group:
                 if child.pid:
                     os.kill(child.pid, signal.SIGTERM)
             deadline = time.monotonic() + patience
             for child in group:
                 self._await(child, deadline)
-        for pid in self._old:
-            self._await(Child("old worker", lambda: None, pid), time.monotonic() + patience)
         if self.settings.server.uds:
             Path(self.settings.server.uds).unlink(missing_ok=True)
         return 0
@@ -313,6 +313,7 @@ class Supervisor:
     def _worker(self, sock: socket.socket) -> None:
         import uvicorn
 
+        from bifrost.farewell import Server
         from bifrost.listener import JoinedProtocol
 
         app = App(
@@ -339,7 +340,7 @@ class Supervisor:
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)
-        uvicorn.Server(config).run(sockets=[sock])
+        Server(config).run(sockets=[sock])
 
 
 def _mock(writer: int, port: int) -> None:
@@ -366,38 +367,6 @@ def _mock(writer: int, port: int) -> None:
 
 def _prices(settings: Settings) -> Path | None:
     return Path(settings.prices.file) if settings.prices.file else None
-
-
-def _listening(family: int, address: Any) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if family != socket.AF_UNIX:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-        sock.listen(2048)
-    except OSError:
-        sock.close()
-        raise
-    sock.set_inheritable(True)
-    return sock
-
-
-def _is_host(error: OSError) -> bool:
-    """Whether the name of the host is at fault, not the port."""
-    return isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
-
-
-def _clear(path: Path) -> None:
-    """Removes a socket nobody listens on any more; raises OSError if somebody does."""
-    if not path.is_socket():
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-        else:
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def configure_logs(settings: Settings) -> None:

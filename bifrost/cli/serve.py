@@ -77,6 +77,7 @@ def serve(
     def ready() -> None:
         if supervisor.succeeds:
             click.echo(f"Bifrost was restarted on {where}  (process {os.getpid()})")
+            show_minted(minted)
         else:
             announce(where, data, minted, demo)
 
@@ -147,8 +148,7 @@ def announce(where: str, data_dir: Path, minted: list[Minted], shown: FirstStart
     if shown.admin_token:
         say("\nAdmin token, shown once (the REST API of a later version asks for it):")
         say(f"  {shown.admin_token}")
-    for key in minted:
-        say(f"\nVirtual key {key.name!r}, shown once:\n  {key.secret}")
+    show_minted(minted)
     if shown.demo_key:
         say("\nNo provider is configured: the built-in mock provider answers.")
         say(f"\nTry it:\n{_curl(where, shown.demo_key)}")
@@ -156,6 +156,13 @@ def announce(where: str, data_dir: Path, minted: list[Minted], shown: FirstStart
             say(f"\nClaude Code, in ~/.claude/settings.json:\n{snippet(where, shown.demo_key)}")
     elif shown.has_demo:
         say("The demo key was shown at its creation; `bifrost keys rotate demo` makes a new one.")
+    sys.stdout.flush()
+
+
+def show_minted(minted: list[Minted]) -> None:
+    """Virtual keys that got their secret just now; the only time it can be shown."""
+    for key in minted:
+        click.echo(f"\nVirtual key {key.name!r}, shown once:\n  {key.secret}")
     sys.stdout.flush()
 
 
