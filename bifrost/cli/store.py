@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +15,9 @@ import click
 import msgspec
 
 from bifrost._fast.gate import Gate
+from bifrost.audit.policy import acting
 from bifrost.config.settings import BudgetSpec, nano_usd
-from bifrost.core import open_gate
+from bifrost.core import stores
 from bifrost.errors import StoreError
 from bifrost.governance.directory import Directory
 from bifrost.governance.entities import Budget, Entity, id_number
@@ -51,15 +54,16 @@ def opened(data_dir: Path, *, create: bool = False) -> Iterator[tuple[Directory,
             "or start `bifrost serve` once to make it."
         )
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    directory = Directory(data_dir)
+    with stores(data_dir) as (directory, gate), acting(f"cli:{_user()}"):
+        yield directory, gate
+
+
+def _user() -> str:
+    """Who works at this terminal, by the operating system's word."""
     try:
-        gate = open_gate(data_dir)
-        try:
-            yield directory, gate
-        finally:
-            gate.close()
-    finally:
-        directory.close()
+        return getpass.getuser()
+    except (KeyError, OSError):  # no name for this number
+        return str(os.getuid())
 
 
 class BudgetType(click.ParamType[BudgetSpec]):

@@ -10,7 +10,7 @@ import mmap
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ PARENTS: dict[Kind, tuple[Kind, ...]] = {
     "virtual_key": ("user", "team", "customer"),
 }
 SECRET_PREFIX = "sk-bf-"
+Record = Callable[[str, Kind, Entity | None, Entity | None], None]
 
 
 def kind_of(identifier: str) -> Kind | None:
@@ -64,10 +65,15 @@ def is_name(text: str) -> bool:
 
 
 class Directory:
-    """The entity store of one data directory; raises StoreError when it cannot be opened."""
+    """The entity store of one data directory; raises StoreError when it cannot be opened.
 
-    def __init__(self, data_dir: Path) -> None:
+    ``record(action, kind, before, after)`` is called inside each transaction that changes an
+    entity (action: create, update, delete, rotate, revoke); if it raises, nothing is changed.
+    """
+
+    def __init__(self, data_dir: Path, record: Record | None = None) -> None:
         self.path = data_dir / "config"
+        self._record = record
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._env = lmdb.open(
@@ -296,6 +302,7 @@ class Directory:
             txn.delete(f"{kind}\0{entity.name}".encode(), db=self._names)
             if isinstance(entity, VirtualKey) and entity.digest:
                 txn.delete(bytes.fromhex(entity.digest), db=self._digests)
+            self._changed(entity, None)
         return entity
 
     def create_key(
@@ -361,7 +368,22 @@ class Directory:
         with self._write() as txn:
             return bool(txn.put(name.encode(), value, db=self._meta, overwrite=False))
 
+    def _changed(self, before: Entity | None, after: Entity | None) -> None:
+        """Tells the recorder what happened to an entity."""
+        entity = after or before
+        if self._record is None or entity is None:
+            return
+        kind = kind_of(entity.id)
+        assert kind is not None
+        action = "create" if before is None else "delete" if after is None else "update"
+        if isinstance(before, VirtualKey) and isinstance(after, VirtualKey):
+            if before.digest != after.digest:
+                action = "rotate" if after.digest else "revoke"
+        self._record(action, kind, before, after)
+
     def _store(self, txn: lmdb.Transaction, entity: Entity) -> None:
+        if self._record is not None:
+            self._changed(self._load(txn, entity.id), entity)
         txn.put(entity.id.encode(), msgspec.msgpack.encode(entity), db=self._entities)
         if isinstance(entity, VirtualKey) and entity.digest:
             txn.put(bytes.fromhex(entity.digest), entity.id.encode(), db=self._digests)
