@@ -113,7 +113,7 @@ class Steward:
         return moved
 
     def _record(self) -> int:
-        """The outbox forgets what is on the disk; if too late, its number tells that it is there."""
+        """The outbox forgets what is on the disk; what it could not forget is known by number."""
         batch = self._gate.outbox(self._log.last_seq, BATCH)
         if not batch:
             return 0
