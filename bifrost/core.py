@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from bifrost import recovery
 from bifrost._fast.gate import Gate, GateError
 from bifrost.audit import policy
 from bifrost.config.settings import Network, Provider, Settings
@@ -27,10 +28,14 @@ from bifrost.steward import serve_steward
 from bifrost.upstream.pool import NetworkOptions, Origin, Upstreams
 
 
-def open_gate(data_dir: Path) -> Gate:
-    """The gate of a data directory; raises StoreError with the remedy."""
+def open_gate(data_dir: Path, directory: Directory | None = None) -> Gate:
+    """The gate of a data directory, rebuilt from the audit log where it cannot be trusted.
+
+    ``directory`` is this process's open directory of it, if there is one. Raises StoreError with
+    the remedy.
+    """
     try:
-        return Gate(data_dir / "state")
+        return recovery.opened(data_dir, directory)
     except (GateError, OSError) as error:
         raise StoreError(f"Cannot open the state store in {data_dir / 'state'}: {error}") from error
 
@@ -41,7 +46,7 @@ def stores(data_dir: Path) -> Iterator[tuple[Directory, Gate]]:
     gates: list[Gate] = []
     directory = Directory(data_dir, lambda *change: policy.record(gates[0], *change))
     try:
-        gates.append(open_gate(data_dir))
+        gates.append(open_gate(data_dir, directory))
         try:
             yield directory, gates[0]
         finally:
@@ -57,7 +62,11 @@ class Core:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.data_dir = data_dir
         self.directory = Directory(data_dir, lambda *change: policy.record(self.gate, *change))
-        self.gate = open_gate(data_dir)
+        try:
+            self.gate = open_gate(data_dir, self.directory)
+        except BaseException:
+            self.directory.close()
+            raise
         self.upstreams = Upstreams()
         self.identifier = Identifier(self.directory)
         self.treasury = Treasury(self.gate)

@@ -300,7 +300,7 @@ class Supervisor:
         stop = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
         directory = Directory(self.data_dir)
-        gate = open_gate(self.data_dir)
+        gate = open_gate(self.data_dir, directory)
         try:
             access = self.settings.server.access_log
             serve_steward(self.data_dir, gate, directory, stop, access_log=access)
