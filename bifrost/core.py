@@ -6,10 +6,13 @@ Built by the app and by the embedded ``Gateway``; holds no HTTP and no policy.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from bifrost import recovery
 from bifrost._fast.gate import Gate, GateError
+from bifrost.audit import policy
 from bifrost.config.settings import Network, Provider, Settings
 from bifrost.errors import StoreError
 from bifrost.governance import declared
@@ -25,12 +28,31 @@ from bifrost.steward import serve_steward
 from bifrost.upstream.pool import NetworkOptions, Origin, Upstreams
 
 
-def open_gate(data_dir: Path) -> Gate:
-    """The gate of a data directory; raises StoreError with the remedy."""
+def open_gate(data_dir: Path, directory: Directory | None = None) -> Gate:
+    """The gate of a data directory, rebuilt from the audit log where it cannot be trusted.
+
+    ``directory`` is this process's open directory of it, if there is one. Raises StoreError with
+    the remedy.
+    """
     try:
-        return Gate(data_dir / "state")
+        return recovery.opened(data_dir, directory)
     except (GateError, OSError) as error:
         raise StoreError(f"Cannot open the state store in {data_dir / 'state'}: {error}") from error
+
+
+@contextmanager
+def stores(data_dir: Path) -> Iterator[tuple[Directory, Gate]]:
+    """The directory, its changes recorded, and the gate of a data directory, for a short time."""
+    gates: list[Gate] = []
+    directory = Directory(data_dir, lambda *change: policy.record(gates[0], *change))
+    try:
+        gates.append(open_gate(data_dir, directory))
+        try:
+            yield directory, gates[0]
+        finally:
+            gates[0].close()
+    finally:
+        directory.close()
 
 
 class Core:
@@ -39,8 +61,12 @@ class Core:
     def __init__(self, settings: Settings, data_dir: Path) -> None:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.data_dir = data_dir
-        self.directory = Directory(data_dir)
-        self.gate = open_gate(data_dir)
+        self.directory = Directory(data_dir, lambda *change: policy.record(self.gate, *change))
+        try:
+            self.gate = open_gate(data_dir, self.directory)
+        except BaseException:
+            self.directory.close()
+            raise
         self.upstreams = Upstreams()
         self.identifier = Identifier(self.directory)
         self.treasury = Treasury(self.gate)
@@ -59,7 +85,8 @@ class Core:
 
     def declare(self, settings: Settings) -> list[declared.Minted]:
         """Brings the declared customers, teams, users and keys into the directory."""
-        return declared.apply(settings.governance, self.directory)
+        with policy.acting("config"):
+            return declared.apply(settings.governance, self.directory)
 
     def _configured(self, settings: Settings) -> Lanes:
         override = Path(settings.prices.file) if settings.prices.file else None
@@ -94,9 +121,9 @@ class Core:
         return [origin for _, origin in self.governor.lanes.hosts.values()]
 
     def lag_ns(self, now_ns: int) -> int:
-        """Age of the oldest event the steward has not yet read (the newest always stays there)."""
-        oldest = self.gate.outbox(0, 2)
-        return max(0, now_ns - oldest[0][0]) if len(oldest) == 2 else 0
+        """Age of the oldest event that is not yet in the audit log."""
+        oldest = self.gate.outbox(0, 1)
+        return max(0, now_ns - oldest[0][0]) if oldest else 0
 
     def start_steward(self) -> None:
         """Offers this process as steward of the data directory, in a thread."""

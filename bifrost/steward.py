@@ -1,7 +1,9 @@
 """The steward: one per data directory, it turns the outbox into what people read.
 
-Whoever holds ``steward.lock`` is the steward: a process of its own under ``bifrost serve``, a
-thread when embedded. Workers never wait for it. It also charges what dead workers left reserved.
+Outbox -> audit log -> everything else: an event is on the disk before the outbox forgets it; the
+usage view and the observers are fed from the log. Whoever holds ``steward.lock`` is the steward: a
+process of its own under ``bifrost serve``, a thread when embedded. Workers never wait for it. It
+also charges what dead workers left reserved.
 """
 
 from __future__ import annotations
@@ -11,21 +13,37 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
 from bifrost._fast.gate import Gate, alive
 from bifrost.audit import events
+from bifrost.audit.events import Event
+from bifrost.audit.log import Log, Reader
 from bifrost.errors import BifrostError
 from bifrost.governance.directory import Directory
+from bifrost.governance.entities import Kind
 from bifrost.usage.view import UsageView
 
 log = logging.getLogger("bifrost.steward")
-BATCH = 256
-PAUSE_S = 0.05
-BUSY_PAUSE_S = 0.01  # a short outbox keeps the gate's pages few, so in the processor's cache
+BATCH = 2048
+COMMIT_S = 0.04  # events are gathered for so long, then flushed to the disk together
+REST_S = 1.0  # after a failure
 SWEEP_S = 2.0
+KNOWN = 100_000  # owners whose names have been looked up
+
+
+class Observer(Protocol):
+    """Somebody who is told what happened and may have something to add.
+
+    Each event comes after it is on the disk, at least once: after a crash the last batch may come
+    again. What is returned is logged too. What it raises is logged and stops nobody else.
+    """
+
+    def observe(self, events: list[Event]) -> list[Event]: ...
 
 
 class Stewardship:
@@ -54,55 +72,182 @@ class Stewardship:
 
 
 class Steward:
-    """Drains one gate's outbox into the usage view; the caller holds the stewardship."""
+    """Moves one gate's outbox into the log and feeds what is derived; its owner is the steward."""
 
     def __init__(
-        self, data_dir: Path, gate: Gate, directory: Directory, *, access_log: bool = False
+        self,
+        data_dir: Path,
+        gate: Gate,
+        directory: Directory,
+        *,
+        access_log: bool = False,
+        observers: Sequence[Observer] = (),
     ) -> None:
+        """Opens the log; raises StoreError when it is damaged or cannot be written."""
+        self._data_dir = data_dir
         self._state = data_dir / "state"
         self._gate = gate
         self._directory = directory
-        self._view = UsageView(data_dir)
-        self._after = self._view.last()
+        self._log = Log(data_dir)
+        self._reader = Reader(data_dir)
+        self._fresh: list[tuple[int, Event]] = []  # decoded, not yet in the view
+        self._fresh_from = self._fresh_upto = self._log.next
+        self._observers = list(observers)
+        self._cursor = self._log.folder / "observed"
+        self._observed = self._last_observed() if observers else 0
         self._access = logging.getLogger("bifrost.access") if access_log else None
         if self._access is not None:
             self._access.setLevel(logging.INFO)  # asked for, whatever else is logged
-        self._named = -1
+        self._view: UsageView | None = None
+        self._applied = 0
+        self._known: set[tuple[str | None, ...]] = set()
+        self._rests: dict[str, float] = {}
         self._swept = 0.0
+        self._try(self._open_view)
 
     def step(self) -> int:
-        """Moves one batch of events from the outbox to the view; returns how many."""
-        self._names()
-        batch = self._gate.outbox(self._after, BATCH)
+        """Moves one batch of events from the outbox to the log and on; returns how many."""
+        moved = self._record()
+        self._observe()
+        self._report()
+        return moved
+
+    def _record(self) -> int:
+        """The outbox forgets what is on the disk; what it could not forget is known by number."""
+        batch = self._gate.outbox(self._log.last_seq, BATCH)
         if not batch:
             return 0
-        decoded = self._decoded(batch)
-        self._view.apply(decoded, batch[-1][0])
-        self._after = batch[-1][0]
-        self._gate.forget(self._after)
-        if self._access is not None:
-            for _, event in decoded:
-                self._access.info("request", extra={"event": events.encode(event).decode()})
+        entries = [events.sequenced(raw, sequence) for sequence, raw in batch]
+        first = self._log.append(entries)
+        self._gate.forget(batch[-1][0])
+        self._remember(first, entries)
         return len(batch)
 
-    def _decoded(self, batch: list[tuple[int, bytes]]) -> list[tuple[int, events.ModelAccess]]:
+    def _remember(self, first: int, entries: Sequence[bytes]) -> None:
+        """Keeps new entries at hand, decoded, for the parts that are not behind."""
+        decoded = self._decoded(enumerate(entries, first))
+        if self._access is not None:
+            for _, event in decoded:
+                if isinstance(event, events.ModelAccess):
+                    self._access.info("request", extra={"event": events.encode(event).decode()})
+        if len(self._fresh) > 4 * BATCH:  # the view does not keep up: it will read the log
+            self._fresh, self._fresh_from = [], first
+        self._fresh += decoded
+        self._fresh_upto = self._log.next
+
+    @staticmethod
+    def _decoded(entries: Iterable[tuple[int, bytes]]) -> list[tuple[int, Event]]:
         decoded = []
-        for sequence, raw in batch:
+        for index, raw in entries:
             try:
-                decoded.append((sequence, events.decode(raw)))
+                decoded.append((index, events.decode(raw)))
             except msgspec.DecodeError:
-                log.error("an event cannot be read and is left out", extra={"sequence": sequence})
+                log.error("an event cannot be read and is left out", extra={"entry": index})
         return decoded
 
-    def _names(self) -> None:
-        epoch = self._directory.epoch()
-        if epoch != self._named:
-            self._named = epoch
-            self._view.name(
-                (entity.id, entity.name)
-                for kind in ("customer", "team", "user", "virtual_key")
-                for entity in self._directory.all(kind)
-            )
+    def _from(self, start: int) -> tuple[list[tuple[int, Event]], int]:
+        """Events from a log index on, and the index behind them."""
+        if start == self._fresh_from:
+            return self._fresh, self._fresh_upto
+        batch = self._reader.read(start, BATCH)
+        return self._decoded(batch), start + len(batch)
+
+    @property
+    def _behind(self) -> bool:
+        """Whether the view or an observer has not yet seen the whole log."""
+        waiting = bool(self._observers) and self._observed < self._log.next
+        return self._applied < self._log.next or waiting
+
+    # -- observers -----------------------------------------------------------------------------
+
+    def _last_observed(self) -> int:
+        """Where observers stopped; without a note of it, history is not news."""
+        try:
+            raw = self._cursor.read_bytes()
+        except OSError:
+            raw = b""
+        noted = int.from_bytes(raw, "little") if len(raw) == 8 else self._log.next
+        return min(noted, self._log.next)
+
+    def _observe(self) -> int:
+        if not self._observers or self._observed >= self._log.next:
+            return 0
+        found, upto = self._from(self._observed)
+        seen = [event for _, event in found]
+        told: list[Event] = []
+        for observer in self._observers:
+            try:
+                told += observer.observe(list(seen))
+            except Exception as error:
+                log.error("an observer of events failed", extra={"error": repr(error)})
+        if told:
+            entries = [events.encode(event) for event in told]
+            first = self._log.append(entries)
+            self._remember(first, entries)
+            upto = self._log.next if upto == first else upto
+        self._observed = upto
+        self._cursor.write_bytes(upto.to_bytes(8, "little"))
+        return len(found)
+
+    # -- the usage view ------------------------------------------------------------------------
+
+    def _open_view(self) -> int:
+        view = UsageView(self._data_dir)
+        if view.last() > self._log.next:
+            view.close()
+            self._set_aside()
+            view = UsageView(self._data_dir)
+        self._view, self._applied = view, view.last()
+        return 0
+
+    def _set_aside(self) -> None:
+        """A view that knows more than the log was made from another one; it is made again."""
+        log.warning("the usage view does not belong to this log and is made anew")
+        old = f"old-{time.time_ns() // 1_000_000_000}"
+        for suffix in ("", "-wal", "-shm"):
+            path = self._data_dir / f"usage.db{suffix}"
+            if path.exists():
+                path.rename(self._data_dir / f"usage.{old}.db{suffix}")
+
+    def _report(self) -> int:
+        if self._view is None:
+            self._open_view()
+        assert self._view is not None
+        if self._applied >= self._log.next:
+            return 0
+        found, upto = self._from(self._applied)
+        names = self._names(found)
+        if names:
+            self._view.name(names.items())
+        self._view.apply(found, upto)
+        self._applied = upto
+        if upto == self._fresh_upto:
+            self._fresh, self._fresh_from = [], upto
+        return len(found)
+
+    def _names(self, found: list[tuple[int, Event]]) -> dict[str, str]:
+        """The names of ids that are new here, and of those that were changed."""
+        named: dict[str, str] = {}
+        for _, event in found:
+            if isinstance(event, events.PolicyChange):
+                named[event.id] = event.name
+            elif isinstance(event, events.ModelAccess):
+                who = (event.key, event.user, event.team, event.customer)
+                if who not in self._known:
+                    self._look_up(who, named)
+        return named
+
+    def _look_up(self, who: tuple[str | None, ...], named: dict[str, str]) -> None:
+        kinds: tuple[Kind, ...] = ("virtual_key", "user", "team", "customer")
+        for kind, identifier in zip(kinds, who, strict=True):
+            entity = self._directory.find(kind, identifier) if identifier else None
+            if entity is not None and entity.id == identifier:
+                named[entity.id] = entity.name
+        if len(self._known) >= KNOWN:
+            self._known.clear()
+        self._known.add(who)
+
+    # -- what the dead left --------------------------------------------------------------------
 
     def sweep(self) -> int:
         """Charges the reservations of dead owners in full; returns how many there were."""
@@ -124,45 +269,67 @@ class Steward:
 
     @staticmethod
     def _orphan(note: bytes, amount: int, created: int) -> events.ModelAccess:
+        event: Event | None
         try:
             event = events.decode(note)
         except msgspec.DecodeError:
+            event = None
+        if not isinstance(event, events.ModelAccess):
             event = events.ModelAccess(at=created, request="", key="", outcome="unsettled")
         event.at, event.cost, event.reserved = created, amount, amount
         event.outcome, event.source = "unsettled", "reserved"
         return event
 
+    # -- working -------------------------------------------------------------------------------
+
     def drain(self) -> None:
         """Empties the outbox (a report wants the newest figures, or a stop)."""
-        while self.step():
+        while self.step() or self._behind:
             pass
 
+    def _try(self, work: Callable[[], int]) -> int:
+        """Does one part of the work; a part that fails is logged, rests, and is tried again."""
+        name = work.__name__
+        if time.monotonic() < self._rests.get(name, 0.0):
+            return 0
+        try:
+            return work()
+        except Exception as error:
+            log.error("the steward failed and tries again", extra={"error": str(error)})
+            self._rests[name] = time.monotonic() + REST_S
+            return 0
+
     def run(self, stop: threading.Event) -> None:
-        """Works until ``stop``; failures are logged and tried again, nothing is dropped."""
+        """Works until ``stop``. Nothing is dropped; a part that fails keeps no other waiting."""
         while not stop.is_set():
-            try:
-                if time.monotonic() - self._swept >= SWEEP_S:
-                    self._swept = time.monotonic()
-                    self.sweep()
-                moved = self.step()
-            except Exception as error:
-                log.error("the steward failed and tries again", extra={"error": str(error)})
-                stop.wait(1.0)
-                continue
+            due = time.monotonic() + COMMIT_S
+            if time.monotonic() - self._swept >= SWEEP_S:
+                self._swept = time.monotonic()
+                self._try(self.sweep)
+            moved = self._try(self._record)
+            moved += self._try(self._observe) + self._try(self._report)
             if moved < BATCH:
-                stop.wait(BUSY_PAUSE_S if moved else PAUSE_S)
+                stop.wait(max(0.0, due - time.monotonic()))
         try:
             self.drain()
         except Exception as error:
             log.error("events are left for the next start", extra={"error": str(error)})
 
     def close(self) -> None:
-        """Closes the view."""
-        self._view.close()
+        """Closes the log and the view."""
+        self._log.close()
+        if self._view is not None:
+            self._view.close()
 
 
 def serve_steward(
-    data_dir: Path, gate: Gate, directory: Directory, stop: threading.Event, *, access_log: bool
+    data_dir: Path,
+    gate: Gate,
+    directory: Directory,
+    stop: threading.Event,
+    *,
+    access_log: bool,
+    observers: Sequence[Observer] = (),
 ) -> None:
     """Waits for the stewardship, then works until ``stop``."""
     lock = Stewardship(data_dir)
@@ -172,7 +339,9 @@ def serve_steward(
     try:
         while not stop.is_set():
             try:
-                steward = Steward(data_dir, gate, directory, access_log=access_log)
+                steward = Steward(
+                    data_dir, gate, directory, access_log=access_log, observers=observers
+                )
             except BifrostError as error:
                 log.error("the steward cannot begin and tries again", extra={"error": str(error)})
                 stop.wait(1.0)
@@ -183,3 +352,39 @@ def serve_steward(
                 steward.close()
     finally:
         lock.give_up()
+
+
+def catch_up(data_dir: Path, gate: Gate, directory: Directory, patience_s: float) -> bool:
+    """Brings log and view up to date: by ourselves if nobody is steward, else by waiting for it.
+
+    False if the steward did not get there in time. Raises StoreError.
+    """
+    lock = Stewardship(data_dir)
+    if lock.take():
+        try:
+            steward = Steward(data_dir, gate, directory)
+            try:
+                steward.sweep()
+                steward.drain()
+            finally:
+                steward.close()
+        finally:
+            lock.give_up()
+        return True
+    now = time.time_ns()
+    deadline = time.monotonic() + patience_s
+    end = -1
+    while time.monotonic() < deadline:
+        waiting = gate.outbox(0, 1)
+        if end < 0 and (not waiting or waiting[0][0] > now):
+            end = Reader(data_dir).end()
+        if end == 0:
+            return True
+        if end > 0:
+            view = UsageView(data_dir, read_only=True)
+            applied = view.last()
+            view.close()
+            if applied >= end:
+                return True
+        time.sleep(0.02)
+    return False

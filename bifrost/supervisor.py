@@ -24,9 +24,10 @@ import msgspec
 
 from bifrost import binding, logs, succession
 from bifrost.app import App, needs_mock, with_mock_url
+from bifrost.audit.policy import acting
 from bifrost.config.load import Stamp, load, stamp, with_default_providers
 from bifrost.config.settings import Settings
-from bifrost.core import open_gate
+from bifrost.core import open_gate, stores
 from bifrost.errors import BifrostError, ConfigError
 from bifrost.governance import declared
 from bifrost.governance.directory import Directory
@@ -122,11 +123,8 @@ class Supervisor:
 
     def declare(self, settings: Settings) -> list[declared.Minted]:
         """Brings the configured entities into the directory."""
-        directory = Directory(self.data_dir)
-        try:
+        with stores(self.data_dir) as (directory, _), acting("config"):
             return declared.apply(settings.governance, directory)
-        finally:
-            directory.close()
 
     def start_mock(self) -> None:
         """Starts the built-in mock provider and learns its address."""
@@ -302,7 +300,7 @@ class Supervisor:
         stop = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
         directory = Directory(self.data_dir)
-        gate = open_gate(self.data_dir)
+        gate = open_gate(self.data_dir, directory)
         try:
             access = self.settings.server.access_log
             serve_steward(self.data_dir, gate, directory, stop, access_log=access)

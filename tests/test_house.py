@@ -15,7 +15,10 @@ LEAVES = {"_fast", "errors", "call", "config", "money", "patterns"}
 ROOMS = {"routing", "governance", "translate", "providers", "upstream", "metering", "audit"}
 # Between the rooms and the doors: each knows the rooms, none knows Starlette.
 ORDER = {"identify", "lanes", "governor", "line", "watch", "pipeline"}
-WINGS = {"usage", "steward", "mock", "logs", "listener", "farewell", "succession", "binding"}
+WINGS = {
+    *("usage", "steward", "mock", "logs", "listener", "farewell", "succession", "binding"),
+    *("recovery",),
+}
 TOP = {"core", "metrics", "app", "doors", "embedding", "supervisor", "cli", "__init__", "__main__"}
 MAY = {
     **{leaf: {"errors"} for leaf in LEAVES},
@@ -31,6 +34,7 @@ MAY = {
     "doors": LEAVES | {"pipeline"},
     "usage": LEAVES | {"audit"},
     "steward": LEAVES | {"audit", "usage", "governance"},
+    "recovery": LEAVES | {"audit", "governance", "identify", "steward"},
     "mock": {"errors"},
     "logs": set(),
     "listener": set(),

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from bifrost._fast.gate import Gate
-from bifrost.audit import events
+from bifrost.audit import events, policy
+from bifrost.audit.log import Reader
 from bifrost.core import open_gate
 from bifrost.errors import StoreError
 from bifrost.governance.directory import Directory
@@ -42,12 +43,60 @@ time.sleep(60)
 """
 
 
+# A steward that dies at one point of its second batch: before or after one of its steps.
+VICTIM = """
+import os, signal, sys
+from pathlib import Path
+from bifrost.audit.log import Log
+from bifrost.core import open_gate
+from bifrost.governance.directory import Directory
+from bifrost.steward import Steward
+from bifrost.usage.view import UsageView
+
+folder, point = Path(sys.argv[1]), sys.argv[2]
+when, _, what = point.partition(" ")
+
+
+def dying(function):
+    def call(*arguments, **more):
+        if when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        found = function(*arguments, **more)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    return call
+
+
+class Gate:
+    def __init__(self, gate):
+        self._gate = gate
+
+    def __getattr__(self, name):
+        found = getattr(self._gate, name)
+        return dying(found) if what == name else found
+
+
+gate = Gate(open_gate(folder))
+steward = Steward(folder, gate, Directory(folder))
+for owner, name in ((os, "pwrite"), (os, "fdatasync"), (Log, "_acknowledge"), (UsageView, "apply")):
+    if name == what:
+        setattr(owner, name, dying(getattr(owner, name)))
+steward.step()
+"""
+POINTS = [
+    f"{when} {what}"
+    for what in ("outbox", "pwrite", "fdatasync", "_acknowledge", "forget", "apply")
+    for when in ("before", "after")
+]
+
+
 class House:
     """A data directory with its stores open and room for stewards."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.directory = Directory(folder)
+        self.directory = Directory(folder, lambda *change: policy.record(self.gate, *change))
         self.gate: Gate = open_gate(folder)
 
     def happened(self, **told: Any) -> None:
@@ -55,8 +104,11 @@ class House:
         event = events.ModelAccess(at=now, request="r", **{"key": "k", "outcome": "ok", **told})
         self.gate.append(events.encode(event), now)
 
-    def steward(self, **more: bool) -> Steward:
+    def steward(self, **more: Any) -> Steward:
         return Steward(self.folder, self.gate, self.directory, **more)
+
+    def logged(self) -> list[events.Event]:
+        return [events.decode(raw) for _, raw in Reader(self.folder).read(0, 1_000_000)]
 
     def drained(self) -> None:
         steward = self.steward()
@@ -106,18 +158,95 @@ def test_a_steward_that_stops_after_each_batch_repeats_nothing(house: House) -> 
     assert house.gate.outbox(0, 10) == []
 
 
-def test_the_view_can_lag_behind_a_forgotten_outbox(house: House) -> None:
-    house.happened()
-    steward = house.steward()
-    batch = house.gate.outbox(0, 10)
-    steward.step()
-    steward.close()
+@pytest.mark.parametrize("point", POINTS)
+def test_a_steward_killed_at_any_point_loses_and_doubles_nothing(
+    tmp_path: Path, point: str
+) -> None:
+    house = House(tmp_path)
+    try:
+        house.happened(cost=1)
+        house.drained()
+        for _ in range(5):
+            house.happened(cost=1)
+        run = subprocess.run(
+            [sys.executable, "-W", "error", "-c", VICTIM, tmp_path, point], check=False
+        )
+        assert run.returncode == -signal.SIGKILL
+        house.happened(cost=1)
+        house.drained()
+        assert house.totals()[0][1] == (7, 0, 0, 0, 0, 7)
+        entries = house.logged()
+        assert len(entries) == 7 and len({event.seq for event in entries}) == 7
+        assert house.gate.outbox(0, 10) == []
+    finally:
+        house.close()
+
+
+def test_the_view_is_made_again_from_the_log(house: House) -> None:
+    for _ in range(2 * BATCH + 5):
+        house.happened(cost=1)
+    house.drained()
+    before = house.totals()
+    for path in house.folder.glob("usage.db*"):
+        path.unlink()
+    house.happened(cost=1)
+    house.drained()
+    assert house.totals()[0][1][5] == before[0][1][5] + 1 == 2 * BATCH + 6
+
+
+def test_a_view_of_another_log_is_set_aside(house: House) -> None:
+    house.happened(cost=1)
+    house.drained()
     view = UsageView(house.folder)
-    decoded = [(sequence, events.decode(raw)) for sequence, raw in batch]
-    view.apply(decoded, batch[-1][0])  # as after a crash between apply and forget
-    assert view.last() == batch[-1][0]
+    view.apply([], 1_700_000_000_000_000_000)  # as made before there was a log
     view.close()
-    assert house.totals()[0][1][0] == 1
+    house.happened(cost=2)
+    house.drained()
+    assert house.totals()[0][1][5] == 3
+    assert len(list(house.folder.glob("usage.old-*.db"))) == 1
+
+
+class Watcher:
+    """An observer that keeps what it sees, speaks up on a cost of 7, and fails when told to."""
+
+    def __init__(self, *, failing: bool = False) -> None:
+        self.seen: list[events.Event] = []
+        self.failing = failing
+
+    def observe(self, told: list[events.Event]) -> list[events.Event]:
+        self.seen += told
+        if self.failing:
+            raise RuntimeError("no network")
+        return [
+            events.BudgetReached(at=1, budget="b", level="team", id="t", name="n", window_start=0,
+                                 window_end=9, threshold=80, limit=10, settled=event.cost)
+            for event in told
+            if isinstance(event, events.ModelAccess) and event.cost == 7
+        ]  # fmt: skip
+
+
+def test_observers_see_each_logged_event_and_their_own_are_logged(house: House) -> None:
+    house.happened(cost=1)
+    house.drained()
+    watcher = Watcher()
+    steward = house.steward(observers=[Watcher(failing=True), watcher])
+    steward.drain()
+    assert watcher.seen == []  # history is not news
+    house.happened(cost=7)
+    house.happened(cost=2)
+    steward.drain()
+    steward.close()
+    assert [event.cost for event in watcher.seen if isinstance(event, events.ModelAccess)] == [7, 2]
+    kinds = [type(event).__name__ for event in house.logged()]
+    assert kinds == ["ModelAccess"] * 3 + ["BudgetReached"]
+    assert house.totals()[0][1][5] == 10
+    house.happened(cost=3)
+    house.drained()  # by a steward without observers, such as a report's
+    later = Watcher()
+    steward = house.steward(observers=[later])
+    steward.drain()
+    steward.close()
+    assert [event.cost for event in later.seen if isinstance(event, events.ModelAccess)] == [3]
 
 
 @pytest.mark.parametrize("raw", [b"{", b"\xff\xfe", b'{"type":"model","v":"x"}', b'{"type":"new"}'])
@@ -248,7 +377,8 @@ def test_the_access_log_is_the_event(house: House, caplog: pytest.LogCaptureFixt
     finally:
         access.removeHandler(handler)
     [line] = stream.getvalue().splitlines()
-    assert events.decode(line.encode()).cost == 3
+    event = events.decode(line.encode())
+    assert isinstance(event, events.ModelAccess) and event.cost == 3
 
 
 def test_names_follow_the_directory(house: House) -> None:
@@ -260,9 +390,20 @@ def test_names_follow_the_directory(house: House) -> None:
     house.directory.update("virtual_key", key.id, name="new name")
     house.drained()
     assert house.totals()[1][0] == ("new name",)
-    house.directory.delete("virtual_key", key.id)
+    with policy.acting("cli:ann", "left the company"):
+        house.directory.delete("virtual_key", key.id)
     house.drained()
     assert house.totals()[1][0] == ("new name",)
+    changes = [event for event in house.logged() if isinstance(event, events.PolicyChange)]
+    assert [(event.action, event.kind, event.id, event.name) for event in changes] == [
+        ("create", "virtual_key", key.id, "old name"),
+        ("update", "virtual_key", key.id, "new name"),
+        ("delete", "virtual_key", key.id, "new name"),
+    ]
+    assert (changes[0].actor, changes[2].actor) == ("gateway", "cli:ann")
+    assert changes[2].reason == "left the company" and changes[2].after is None
+    assert changes[0].before is None and changes[0].after == events.entity_digest(key)
+    assert changes[1].before == changes[0].after and changes[2].before == changes[1].after
 
 
 def test_totals_add_up(house: House) -> None:

@@ -265,6 +265,31 @@ out:
     return code;
 }
 
+/* Corrects what money slots have settled by `delta`, with the event that tells it: all or nothing.
+ * LED_STALE names the slot whose cell is not known in *which. */
+static inline int led_adjust(ledger *l, const led_slot *slots, int n, int64_t delta,
+                             const char *event, size_t size, int64_t now_ns, int *which) {
+    int code = led_lock(l);
+    if (code) return code;
+    for (int i = 0; i < n; i++) {
+        *which = i;
+        if (!led_is(l, slots[i].cell, slots[i].budget, slots[i].start_ns)) {
+            code = LED_STALE;
+            goto out;
+        }
+        led_cell *c = l->cells + slots[i].cell;
+        led_put(l, (uint64_t *)&c->settled, (uint64_t)(c->settled + delta));
+        led_put(l, (uint64_t *)&c->updated_ns, (uint64_t)now_ns);
+    }
+    code = led_event(l, event, size, now_ns);
+    if (code) goto out;
+    led_put(l, &l->head->freed, l->head->freed + 1);
+    led_commit(l);
+out:
+    led_unlock(l);
+    return code;
+}
+
 /* Appends an event that moves no money. */
 static inline int led_append(ledger *l, const char *event, size_t size, int64_t now_ns) {
     int code = led_lock(l);

@@ -20,12 +20,13 @@ from libc.string cimport memcpy, memset
 
 from .home cimport Home, home_row
 from .ledger cimport (
-    LED_BEHIND, LED_CONCURRENCY, LED_FULL, LED_GONE, LED_INPUT, LED_MONEY, LED_NO_ROOM, LED_NOTE,
-    LED_OUTPUT, LED_OVERDRAFT, LED_REFUSED, LED_REQUESTS, LED_RING, LED_SLOTS, LED_STALE,
-    LED_TOKENS, led_answer, led_append, led_ask, led_asleep, led_cell, led_close, led_entry,
-    led_give_cell, led_give_meter, led_is, led_lock, led_meter_idle, led_meter_is, led_next,
-    led_open, led_quit, led_record, led_reserve, led_resting, led_settle, led_slot, led_span,
-    led_take_cell, led_take_meter, led_turn, led_turn_id, led_unlock, led_wait, led_warm, ledger,
+    LED_BEHIND, LED_CONCURRENCY, LED_DAMAGED, LED_FULL, LED_GONE, LED_INPUT, LED_MONEY, LED_NEW,
+    LED_NO_ROOM, LED_NOTE, LED_OUTPUT, LED_OVERDRAFT, LED_REFUSED, LED_REQUESTS, LED_RING,
+    LED_SLOTS, LED_STALE, LED_TOKENS, LED_UNCLEAN, led_adjust, led_answer, led_append, led_ask,
+    led_asleep, led_cell, led_close, led_entry, led_give_cell, led_give_meter, led_is, led_lock,
+    led_look, led_meter_idle, led_meter_is, led_next, led_open, led_quit, led_record, led_reserve,
+    led_resting, led_settle, led_slot, led_span, led_take_cell, led_take_meter, led_turn,
+    led_turn_id, led_unlock, led_wait, led_warm, ledger,
 )
 from .lmdb_api cimport NOTFOUND, MDB_txn
 from .timing cimport Timing, now_mono
@@ -644,6 +645,65 @@ cdef class Gate:
                           cell.output_tokens))
         return found
 
+    def restore(self, list counters, uint64_t last):
+        """Gives a fresh state what is known from elsewhere; outbox numbers go on above ``last``.
+
+        ``counters`` are (budget, window start ns, window end ns, settled, requests, input tokens,
+        output tokens). Raises ValueError for a counter that is in use already.
+        """
+        cdef home_row row
+        cdef MDB_txn *txn = NULL
+        cdef int code
+        self._require()
+        _check("cannot write the state store", self.home.begin(&txn))
+        try:
+            for number, start, end, settled, requests, input_tokens, output_tokens in counters:
+                code = self.home.row(txn, number, start, &row)
+                if code == 0 and row.live:
+                    raise ValueError(f"the counter of budget {number:016x} is in use")
+                if code != NOTFOUND:
+                    _check("cannot restore the counters", code)
+                memset(&row, 0, sizeof(row))
+                row.end_ns = end
+                row.content.budget, row.content.start_ns = number, start
+                row.content.settled, row.content.requests = settled, requests
+                row.content.input_tokens, row.content.output_tokens = input_tokens, output_tokens
+                _check("cannot restore the counters", self.home.keep(txn, &row.content, &row))
+        except BaseException:
+            self.home.abort(txn)
+            raise
+        _check("cannot restore the counters", self.home.commit(txn))
+        _check("cannot restore the counters", led_lock(&self.books))
+        if self.books.head.last < last:
+            self.books.head.last = last
+        led_unlock(&self.books)
+
+    def adjust(self, list accounts, int64_t delta, bytes event, int64_t now_ns):
+        """Corrects what accounts have settled by ``delta`` nano-USD and appends ``event``.
+
+        ``accounts`` are up to 24 (budget, window start ns, window end ns); all or nothing.
+        Raises ValueError for more, GateError.
+        """
+        cdef led_slot slots[LED_SLOTS]
+        cdef int n = len(accounts), which = 0, code
+        self._require()
+        if n > LED_SLOTS:
+            raise ValueError(f"at most {LED_SLOTS} accounts can be adjusted together, not {n}")
+        for i, (number, start, end) in enumerate(accounts):
+            memset(&slots[i], 0, sizeof(led_slot))
+            slots[i].budget, slots[i].start_ns, slots[i].end_ns = number, start, end
+            slots[i].kind, slots[i].cell = LED_MONEY, 0xFFFFFFF
+        while True:
+            code = led_adjust(&self.books, slots, n, delta, PyBytes_AS_STRING(event),
+                              PyBytes_GET_SIZE(event), now_ns, &which)
+            if code == LED_STALE:
+                self._locate(&slots[which], now_ns)
+            elif code == LED_NO_ROOM:
+                self._spill()
+            else:
+                break
+        _check("cannot correct what was spent", code)
+
     # -- the outbox ------------------------------------------------------------------------------
 
     cdef int _spill(self) except -1:
@@ -789,6 +849,26 @@ cdef int _check(str what, int code) except -1:
     if code:
         raise GateError(what, code)
     return 0
+
+
+def condition(directory):
+    """How the ledger in ``directory`` was left, by its header alone; nothing is opened or changed.
+
+    ``new`` (none yet), ``sound``, ``unclean`` (the machine went down while it was in use, so what
+    it holds may be old) or ``damaged``. Raises OSError.
+    """
+    cdef bytes boot = _boot()
+    try:
+        fd = os.open(os.path.join(os.fspath(directory), "ledger"), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return "new"
+    try:
+        code = led_look(fd, PyBytes_AS_STRING(boot), PyBytes_GET_SIZE(boot))
+    finally:
+        os.close(fd)
+    if code < 0:
+        raise OSError(-code, os.strerror(-code))
+    return {LED_NEW: "new", LED_UNCLEAN: "unclean", LED_DAMAGED: "damaged"}.get(code, "sound")
 
 
 def _file(path, int flags=0):

@@ -172,6 +172,33 @@ static inline void led_unlock(ledger *l) {
 #endif
 }
 
+/* -- looking at a ledger without mapping it: may what it holds be trusted? --------------------- */
+
+enum { LED_NEW, LED_SOUND, LED_UNCLEAN, LED_DAMAGED };
+
+/* LED_UNCLEAN: another boot than `boot` had it open when the machine went down. `boot` may be empty
+ * (then nobody can tell). A negative answer is -errno. */
+static inline int led_look(int fd, const char *boot, size_t boot_size) {
+    led_header h;
+    off_t size = lseek(fd, 0, SEEK_END);
+    if (size < 0) return -errno;
+    if (size == 0) return LED_NEW;
+    ssize_t got = pread(fd, &h, sizeof(h), 0);
+    if (got < 0) return -errno;
+    if (got != (ssize_t)sizeof(h) || (h.magic && h.magic != LED_MAGIC)) return LED_DAMAGED;
+    if (h.magic == 0) return h.identity || h.tail || h.cells_used ? LED_DAMAGED : LED_NEW;
+    if (!h.clean && memcmp(h.boot, boot, boot_size)) return LED_UNCLEAN;
+    uint64_t most = (uint64_t)size;
+    if (most < LED_AT_CELLS || LED_AT_RECORDS + h.records_size > most
+        || LED_AT_METERS + h.meters_size > most || LED_AT_CELLS + h.cells_size > most
+        || h.records_used * sizeof(led_record) > h.records_size
+        || h.cells_used * sizeof(led_cell) > h.cells_size
+        || h.meters_used * sizeof(led_meter) > h.meters_size
+        || h.head > h.tail || h.tail - h.head > LED_RING || h.redo_count > LED_REDO)
+        return LED_DAMAGED;
+    return LED_SOUND;
+}
+
 /* -- opening: the caller holds the lock of openers ------------------------------------------ */
 
 /* Makes room on the disk before a page is touched: a full disk is an error here, not a SIGBUS. */

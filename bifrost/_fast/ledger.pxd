@@ -5,6 +5,7 @@ cdef extern from "ledger.h" nogil:
     enum:
         LED_SLOTS, LED_NOTE, LED_RING
         LED_REFUSED, LED_STALE, LED_NO_ROOM, LED_GONE, LED_FULL, LED_BEHIND
+        LED_NEW, LED_SOUND, LED_UNCLEAN, LED_DAMAGED
         LED_MONEY, LED_OVERDRAFT, LED_CONCURRENCY, LED_REQUESTS, LED_INPUT, LED_OUTPUT, LED_TOKENS
 
     ctypedef struct led_cell:
@@ -42,6 +43,7 @@ cdef extern from "ledger.h" nogil:
         uint32_t size
         uint64_t sequence
 
+    int led_look(int fd, const char *boot, size_t boot_size)
     int led_open(ledger *, int fd, int alone, uint64_t identity)
     void led_warm(ledger *)
     void led_close(ledger *)
@@ -79,6 +81,8 @@ cdef extern from "books.h" nogil:
     int led_reserve(ledger *, const led_slot *, int n, const led_ask *, led_answer *)
     int led_settle(ledger *, uint32_t record, uint64_t owner, uint64_t sequence, int64_t cost,
                    int64_t input, int64_t output, const char *event, size_t size, int64_t now_ns)
+    int led_adjust(ledger *, const led_slot *, int n, int64_t delta, const char *event, size_t size,
+                   int64_t now_ns, int *which)
     int led_append(ledger *, const char *event, size_t size, int64_t now_ns)
     int led_wait(ledger *, uint64_t owner, uint32_t cell, int64_t now_ns, uint32_t *place)
     int led_quit(ledger *, uint64_t owner, uint32_t place)

@@ -86,7 +86,9 @@ def _kind(ask: Ask) -> Kind:
 def listing(house: House, ask: Ask) -> Reply:
     """One page, by name."""
     kind, query = _kind(ask), ask.query
-    found, total = house.directory.page(kind, text=query.q, limit=query.limit, offset=query.offset)
+    found, total = house.directory.pages.page(
+        kind, text=query.q, limit=query.limit, offset=query.offset
+    )
     items = tuple(objects.shown(kind, entity, house.gate) for entity in found)
     page = PAGES[kind](items=items, total=total, limit=query.limit, offset=query.offset)
     return Reply(value=page)
@@ -219,7 +221,7 @@ def _dangling(house: House, kind: Kind, spec: Governed) -> Problem:
     errors = []
     for parent, name in _owners(kind, spec).items():
         if house.directory.find(parent, name) is None:  # type: ignore[arg-type]
-            near = house.directory.nearest(parent, name)  # type: ignore[arg-type]
+            near = house.directory.pages.nearest(parent, name)  # type: ignore[arg-type]
             hint = meant(name, [near]) if near else ""
             errors.append((f"{parent}_id", f"no {parent} named {name!r}{hint}"))
     return invalid(422, errors or [("", "names an owner that was just removed; try again")])

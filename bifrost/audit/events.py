@@ -1,9 +1,13 @@
-"""Events: what happened, as compact versioned JSON. The outbox carries them.
+"""Events: what happened, as compact versioned JSON. The outbox carries them, the log keeps them.
 
-Ids, not names; no content; no secrets. ``v`` rises when a field changes its meaning.
+Ids beside names only where a name is the news; no content; no secrets. ``v`` rises when a field
+changes its meaning. Times are ns since the epoch, money is nano-USD. ``seq`` is the number an event
+had in the outbox, 0 for one that was born in the steward; it stands first in a stored entry.
 """
 
 from __future__ import annotations
+
+import hashlib
 
 import msgspec
 
@@ -20,6 +24,7 @@ class ModelAccess(
     """
 
     v: int = 1
+    seq: int = 0
     at: int
     request: str
     key: str
@@ -57,6 +62,92 @@ class ModelAccess(
     first_byte_ns: int = 0
 
 
+class PolicyChange(
+    msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="type", tag="policy", gc=False
+):
+    """A customer, team, user or virtual key was changed: by whom, and from what to what.
+
+    ``action``: create, update, delete, rotate, revoke. ``before`` and ``after`` are SHA-256 hex
+    digests of the entity (``entity_digest``), None where there was or is none.
+    """
+
+    v: int = 1
+    seq: int = 0
+    at: int
+    actor: str
+    action: str
+    kind: str
+    id: str
+    name: str
+    before: str | None = None
+    after: str | None = None
+    reason: str = ""
+
+
+class BudgetReached(
+    msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="type", tag="budget", gc=False
+):
+    """The spending of a budget reached a share of its limit in a window.
+
+    ``level`` is the kind of the entity ``id`` that has the budget, ``threshold`` percent.
+    """
+
+    v: int = 1
+    seq: int = 0
+    at: int
+    budget: str
+    level: str
+    id: str
+    name: str
+    window_start: int
+    window_end: int
+    threshold: int
+    limit: int
+    settled: int
+
+
+class Reconciled(
+    msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="type", tag="reconciled", gc=False
+):
+    """An unsettled request got its true cost.
+
+    ``at`` is the request's own time, so that its window and its day are corrected, ``done_at`` that
+    of the correction. ``before`` is what was charged, ``cost`` the signed difference booked now.
+    """
+
+    v: int = 1
+    seq: int = 0
+    at: int
+    done_at: int
+    request: str
+    key: str
+    user: str | None = None
+    team: str | None = None
+    customer: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    before: int = 0
+    cost: int = 0
+    reason: str = ""
+    actor: str
+
+
+class PriceChange(
+    msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="type", tag="prices", gc=False
+):
+    """Another price table is in use: its digest and, in short texts, what became different."""
+
+    v: int = 1
+    seq: int = 0
+    at: int
+    actor: str
+    digest: str
+    changes: tuple[str, ...] = ()
+
+
+Event = ModelAccess | PolicyChange | BudgetReached | Reconciled | PriceChange
+
+
 def opening(**fields: str | None) -> bytes:
     """How an event of a request to a model begins: JSON without its closing brace."""
     known = {name: value for name, value in fields.items() if value is not None}
@@ -69,14 +160,38 @@ def members(**fields: str) -> bytes:
 
 
 encoder = msgspec.json.Encoder()
-decoder = msgspec.json.Decoder(ModelAccess)
+canonical = msgspec.json.Encoder(order="sorted")
+decoder = msgspec.json.Decoder(Event)
+SEQUENCED = b'{"seq":'
 
 
-def encode(event: ModelAccess) -> bytes:
+def encode(event: Event) -> bytes:
     """The event as the bytes that are stored and later hashed."""
     return encoder.encode(event)
 
 
-def decode(raw: bytes) -> ModelAccess:
-    """The event of stored bytes; raises msgspec.ValidationError on anything else."""
-    return decoder.decode(raw)
+def decode(raw: bytes) -> Event:
+    """The event of stored bytes; raises msgspec.DecodeError (or ValidationError) otherwise."""
+    event: Event = decoder.decode(raw)
+    return event
+
+
+def sequenced(raw: bytes, sequence: int) -> bytes:
+    """The entry of an event from the outbox: its number first, then the event's own members.
+
+    Bytes that are no event are kept as they are behind the number: they are evidence too.
+    """
+    return b"%b%d,%b" % (SEQUENCED, sequence, raw[1:] if raw[:1] == b"{" else raw)
+
+
+def sequence(entry: bytes) -> int:
+    """The outbox number of an entry, 0 for one that did not come from there."""
+    if not entry.startswith(SEQUENCED):
+        return 0
+    digits = entry[len(SEQUENCED) : entry.find(b",", 0, 32)]
+    return int(digits) if digits.isdigit() else 0
+
+
+def entity_digest(entity: msgspec.Struct | None) -> str | None:
+    """SHA-256, in hex, of an entity's JSON with sorted members; None of None."""
+    return None if entity is None else hashlib.sha256(canonical.encode(entity)).hexdigest()

@@ -12,9 +12,11 @@ from pathlib import Path
 import click
 import msgspec
 
+from bifrost.audit.policy import acting
 from bifrost.cli.connect import snippet
 from bifrost.config.load import Stamp, default_settings, load, with_default_providers
 from bifrost.config.settings import Settings, nano_usd
+from bifrost.core import stores
 from bifrost.governance.declared import Minted
 from bifrost.governance.directory import Directory
 from bifrost.governance.entities import Budget, new_id
@@ -104,8 +106,7 @@ class FirstStart(msgspec.Struct):
 def first_start(settings: Settings, data_dir: Path) -> FirstStart:
     """Makes the admin token, and the demo entities when only the built-in mock is there."""
     shown = FirstStart()
-    directory = Directory(data_dir)
-    try:
+    with stores(data_dir) as (directory, _), acting("gateway"):
         token = "bf-admin-" + secrets.token_urlsafe(32)
         if directory.set_meta("admin_token", directory.digest(token.encode())):
             shown.admin_token = token
@@ -113,8 +114,6 @@ def first_start(settings: Settings, data_dir: Path) -> FirstStart:
             shown.has_demo = directory.find("virtual_key", "demo") is not None
             if not directory.all("virtual_key"):
                 shown.demo_key = _demo(directory)
-    finally:
-        directory.close()
     return shown
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +15,8 @@ import click
 import msgspec
 
 from bifrost._fast.gate import Gate
-from bifrost.core import open_gate
+from bifrost.audit.policy import acting
+from bifrost.core import stores
 from bifrost.errors import StoreError
 from bifrost.governance.budgets import budget_window
 from bifrost.governance.directory import Directory
@@ -49,15 +52,16 @@ def opened(data_dir: Path, *, create: bool = False) -> Iterator[tuple[Directory,
             "or start `bifrost serve` once to make it."
         )
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    directory = Directory(data_dir)
+    with stores(data_dir) as (directory, gate), acting(f"cli:{_user()}"):
+        yield directory, gate
+
+
+def _user() -> str:
+    """Who works at this terminal, by the operating system's word."""
     try:
-        gate = open_gate(data_dir)
-        try:
-            yield directory, gate
-        finally:
-            gate.close()
-    finally:
-        directory.close()
+        return getpass.getuser()
+    except (KeyError, OSError):  # no name for this number
+        return str(os.getuid())
 
 
 def budgets_shown(budgets: Sequence[Budget], gate: Gate) -> list[dict[str, Any]]:

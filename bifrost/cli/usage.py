@@ -11,7 +11,7 @@ import click
 
 from bifrost.cli.store import data_dir_option, json_option, opened, print_json, table, timestamp
 from bifrost.money import dollars, usd
-from bifrost.steward import Steward, Stewardship
+from bifrost.steward import catch_up
 from bifrost.usage.view import GROUPS, UsageView
 
 SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -95,24 +95,7 @@ def usage(
 
 
 def _catch_up(data_dir: Path) -> None:
-    """Brings the view up to date: by ourselves if nobody is steward, else by waiting for it."""
+    """Brings the view up to date, or says that it is not."""
     with opened(data_dir) as (directory, gate):
-        lock = Stewardship(data_dir)
-        if lock.take():
-            try:
-                steward = Steward(data_dir, gate, directory)
-                steward.sweep()
-                steward.drain()
-                steward.close()
-            finally:
-                lock.give_up()
-            return
-        deadline = time.monotonic() + CATCH_UP_S
-        while time.monotonic() < deadline:
-            view = UsageView(data_dir, read_only=True)
-            behind = gate.outbox(view.last(), 1)
-            view.close()
-            if not behind:
-                return
-            time.sleep(0.02)
-        click.echo("The steward is behind; the newest requests are missing here.", err=True)
+        if not catch_up(data_dir, gate, directory, CATCH_UP_S):
+            click.echo("The steward is behind; the newest requests are missing here.", err=True)

@@ -7,7 +7,6 @@ epoch, a number in a page shared by all processes, so that cached grants are dro
 from __future__ import annotations
 
 import mmap
-import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -28,24 +27,32 @@ from bifrost.governance.entities import (
     Entity,
     Kind,
     VirtualKey,
+    change_of,
     expected,
     is_name,
     kind_of,
     new_id,
 )
+from bifrost.governance.epoch import shared_page
 from bifrost.governance.master_key import lookup_key, replay_key
-from bifrost.governance.names import Names
+from bifrost.governance.pages import Pages
 from bifrost.governance.parents import PARENTS, resolved
 from bifrost.governance.replays import Once, Replays
 
 SECRET_PREFIX = "sk-bf-"
+Record = Callable[[str, Kind, Entity | None, Entity | None], None]
 
 
 class Directory:
-    """The entity store of one data directory; raises StoreError when it cannot be opened."""
+    """The entity store of one data directory; raises StoreError when it cannot be opened.
 
-    def __init__(self, data_dir: Path) -> None:
+    ``record(action, kind, before, after)`` is called inside each transaction that changes an
+    entity (action: create, update, delete, rotate, revoke); if it raises, nothing is changed.
+    """
+
+    def __init__(self, data_dir: Path, record: Record | None = None) -> None:
         self.path = data_dir / "config"
+        self._record = record
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._env = lmdb.open(
@@ -58,12 +65,13 @@ class Directory:
             self._meta = self._env.open_db(b"meta")
             self._budgets = BudgetIndex(self._env)
             self._replays = Replays(self._env)
+            self.pages = Pages(self._names, self._read, self._load)
         except (lmdb.Error, OSError) as error:
             raise StoreError(f"Cannot open the directory store in {self.path}: {error}") from error
         try:
             self._hash_key = lookup_key(data_dir / "master.key")
             self._replay_key = replay_key(data_dir / "master.key")
-            self._epoch_page = self._shared_page(self.path / "epoch")
+            self._epoch_page = shared_page(self.path / "epoch")
             self._epoch = memoryview(self._epoch_page).cast("Q")
             self._check_key(data_dir / "master.key")
             self._index_budgets()
@@ -81,16 +89,6 @@ class Directory:
             raise StoreError(
                 f"{path} is not the key this directory was made with; restore it from a backup."
             )
-
-    @staticmethod
-    def _shared_page(path: Path) -> mmap.mmap:
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            if os.fstat(descriptor).st_size < 8:
-                os.ftruncate(descriptor, 8)
-            return mmap.mmap(descriptor, 8)
-        finally:
-            os.close(descriptor)
 
     def close(self) -> None:
         """Closes the store; the object is not usable afterwards."""
@@ -214,20 +212,6 @@ class Directory:
                         break
                     yield msgspec.msgpack.decode(raw, type=TYPES[kind])
 
-    def page(
-        self, kind: Kind, *, text: str = "", limit: int, offset: int = 0
-    ) -> tuple[list[Entity], int]:
-        """Some entities of a kind, by name, whose names hold ``text``, and how many there are."""
-        with self._read() as txn:
-            ids, total = Names(self._names).page(txn, kind, text, limit, offset)
-            found = [self._load(txn, identifier) for identifier in ids]
-        return [entity for entity in found if entity is not None], total
-
-    def nearest(self, kind: Kind, name: str) -> str | None:
-        """The name of an entity of the kind that ``name`` may have meant, or None."""
-        with self._read() as txn:
-            return Names(self._names).nearest(txn, kind, name)
-
     def chain(self, entity: Entity) -> list[tuple[Kind, Entity]]:
         """The entity and everything above it, in the fixed order key, user, team, customer."""
         levels: list[tuple[Kind, Entity]] = []
@@ -344,6 +328,7 @@ class Directory:
             txn.delete(f"{kind}\0{entity.name}".encode(), db=self._names)
             if isinstance(entity, VirtualKey) and entity.digest:
                 txn.delete(bytes.fromhex(entity.digest), db=self._digests)
+            self._changed(entity, None)
         return entity
 
     def create_key(
@@ -413,7 +398,13 @@ class Directory:
         with self._write() as txn:
             return bool(txn.put(name.encode(), value, db=self._meta, overwrite=overwrite))
 
+    def _changed(self, before: Entity | None, after: Entity | None) -> None:
+        """Tells the recorder what happened to an entity."""
+        if self._record is not None:
+            self._record(*change_of(before, after), before, after)
+
     def _store(self, txn: lmdb.Transaction, entity: Entity, old: Entity | None = None) -> None:
+        self._changed(old, entity)
         txn.put(entity.id.encode(), msgspec.msgpack.encode(entity), db=self._entities)
         self._budgets.move(txn, old, entity)
         if isinstance(entity, VirtualKey) and entity.digest:

@@ -169,3 +169,15 @@ def expected(stored: Entity, expect: Entity | None) -> Entity:
     if expect is not None and stored != expect:
         raise Stale(f"{stored.name!r} was changed meanwhile; read it again.")
     return stored
+
+
+def change_of(before: Entity | None, after: Entity | None) -> tuple[str, Kind]:
+    """What happened (create, update, delete, rotate, revoke) and to what kind of entity."""
+    entity = after or before
+    kind = kind_of(entity.id) if entity is not None else None
+    assert kind is not None
+    action = "create" if before is None else "delete" if after is None else "update"
+    if isinstance(before, VirtualKey) and isinstance(after, VirtualKey):
+        if before.digest != after.digest:
+            action = "rotate" if after.digest else "revoke"
+    return action, kind

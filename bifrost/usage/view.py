@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bifrost.audit.events import ModelAccess
+from bifrost.audit.events import Event, ModelAccess
 from bifrost.errors import StoreError
 
 SCHEMA = """
@@ -58,15 +58,12 @@ class UsageView:
         self._db.close()
 
     def last(self) -> int:
-        """The sequence up to which events have been applied, 0 in an empty view."""
+        """How many entries of the log have been applied, 0 in an empty view."""
         with self._guarded("read"):
-            found = self._db.execute(
-                "SELECT MAX(COALESCE((SELECT seq FROM progress), 0),"
-                " COALESCE((SELECT MAX(seq) FROM requests), 0))"
-            )
-            return int(found.fetchone()[0])
+            found = self._db.execute("SELECT seq FROM progress").fetchone()
+            return int(found[0]) if found else 0
 
-    def apply(self, events: Iterable[tuple[int, ModelAccess]], upto: int) -> None:
+    def apply(self, events: Iterable[tuple[int, Event]], upto: int) -> None:
         """Adds events and moves ``last`` to ``upto``; an event already there is not added twice."""
         rows = [
             (
@@ -76,6 +73,7 @@ class UsageView:
                 e.cost, e.source, e.session, e.took_ns,
             )
             for seq, e in events
+            if isinstance(e, ModelAccess)
         ]  # fmt: skip
         with self._guarded("write"), self._db:
             marks = ",".join("?" * 22)

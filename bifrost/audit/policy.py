@@ -1,0 +1,66 @@
+"""Policy changes as events: who changed a customer, team, user or virtual key.
+
+``acting`` says who is at work; the recorder turns each change into an event before it is committed.
+A leaf room: it knows no directory, only the entities it is given.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from bifrost._fast.gate import Gate, GateError
+from bifrost.audit import events
+from bifrost.errors import StoreError
+
+_actor: ContextVar[str] = ContextVar("bifrost_actor", default="gateway")
+_reason: ContextVar[str] = ContextVar("bifrost_reason", default="")
+
+
+class Named(Protocol):
+    """What a change must know of an entity; it is a msgspec Struct."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+
+
+@contextmanager
+def acting(actor: str, reason: str = "") -> Iterator[None]:
+    """Who changes things in this block, and why: ``cli:ann``, ``config``, ``admin``, ``user:x``.
+
+    It holds for this thread or task, and for tasks it starts.
+    """
+    was, why = _actor.set(actor), _reason.set(reason)
+    try:
+        yield
+    finally:
+        _actor.reset(was)
+        _reason.reset(why)
+
+
+def actor() -> str:
+    """Who is at work now; ``gateway`` when nobody said."""
+    return _actor.get()
+
+
+def record(gate: Gate, action: str, kind: str, before: Any, after: Any) -> None:
+    """Puts a change into the outbox; raises StoreError, so that no change goes unrecorded.
+
+    ``before`` and ``after`` are the entity (``Named``), None where there was or is none.
+    """
+    named: Named = before if after is None else after
+    now = time.time_ns()
+    event = events.PolicyChange(
+        at=now, actor=actor(), action=action, kind=kind, id=named.id, name=named.name,
+        before=events.entity_digest(before), after=events.entity_digest(after),
+        reason=_reason.get(),
+    )  # fmt: skip
+    try:
+        gate.append(events.encode(event), now)
+    except GateError as error:
+        raise StoreError(f"The change cannot be recorded, so it is not made: {error}.") from error

@@ -1,0 +1,100 @@
+"""Every change of who may do what is an event, made by whoever makes it, or it is not made."""
+
+from __future__ import annotations
+
+import getpass
+import time
+from pathlib import Path
+
+import pytest
+
+from bifrost._fast.gate import GateError
+from bifrost.audit import events, policy
+from bifrost.audit.log import Reader
+from bifrost.config.load import load
+from bifrost.core import Core, stores
+from bifrost.errors import Conflict, StoreError
+from bifrost.governance.directory import Directory
+from bifrost.steward import catch_up
+from tests.commands import Office
+
+
+def changes(folder: Path) -> list[events.PolicyChange]:
+    found = [events.decode(raw) for _, raw in Reader(folder).read(0, 10_000)]
+    return [event for event in found if isinstance(event, events.PolicyChange)]
+
+
+def test_commands_are_recorded_with_their_user(tmp_path: Path) -> None:
+    office, me = Office(tmp_path), f"cli:{getpass.getuser()}"
+    office.json("teams", "create", "--name", "core")
+    secret = office.json("keys", "create", "--name", "k", "--team", "core")["value"]
+    rotated = office.json("keys", "rotate", "k")["value"]
+    assert office("keys", "update", "k", "--budget", "5/1d").code == 0
+    assert office("keys", "create", "--name", "k").code == 1  # a name in use: no event
+    assert office("keys", "revoke", "k").code == 0
+    office.json("usage")
+    told = changes(tmp_path)
+    assert [(event.action, event.kind, event.name) for event in told] == [
+        ("create", "team", "core"),
+        ("create", "virtual_key", "k"),
+        ("rotate", "virtual_key", "k"),
+        ("update", "virtual_key", "k"),
+        ("revoke", "virtual_key", "k"),
+    ]
+    assert {event.actor for event in told} == {me}
+    digests = [event.after for event in told[1:]]
+    assert [event.before for event in told[2:]] == digests[:-1] and len(set(digests)) == 4
+    logged = b"".join(raw for _, raw in Reader(tmp_path).read(0, 100))
+    assert secret.encode() not in logged and rotated.encode() not in logged
+
+
+def test_what_the_configuration_declares_is_recorded_once(tmp_path: Path) -> None:
+    config = tmp_path / "bifrost.json"
+    config.write_text(
+        '{"providers": {"mock": {"type": "mock"}}, "governance": {"customers": [{"name": "acme"}]}}'
+    )
+    settings = load(config).settings
+    for _ in range(2):
+        core = Core(settings, tmp_path / "data")
+        core.declare(settings)
+        assert catch_up(core.data_dir, core.gate, core.directory, 5.0)
+        core.close()
+    assert [(event.actor, event.action) for event in changes(tmp_path / "data")] == [
+        ("config", "create")
+    ]
+
+
+def test_a_change_that_cannot_be_recorded_is_not_made(tmp_path: Path) -> None:
+    class Full:
+        def append(self, event: bytes, now_ns: int) -> None:
+            raise GateError("cannot append to the outbox", 28)
+
+    full = Full()
+    directory = Directory(
+        tmp_path,
+        lambda *change: policy.record(full, *change),  # type: ignore[arg-type]
+    )
+    with pytest.raises(StoreError, match="cannot be recorded, so it is not made"):
+        directory.create("team", "core")
+    assert directory.find("team", "core") is None
+    directory.close()
+
+
+def test_a_refused_change_leaves_no_event(tmp_path: Path) -> None:
+    with stores(tmp_path) as (directory, gate):
+        directory.create("customer", "acme")
+        directory.create("team", "core", customer="acme")
+        with pytest.raises(Conflict):
+            directory.delete("customer", "acme")
+        directory.update("team", "core", is_active=True)  # changes nothing
+        raw = [raw for _, raw in gate.outbox(0, 10)]
+        assert [events.decode(event).at <= time.time_ns() for event in raw] == [True, True]
+
+
+def test_the_actor_ends_with_its_block() -> None:
+    assert policy.actor() == "gateway"
+    with policy.acting("admin"):
+        with policy.acting("cli:bob"):
+            assert policy.actor() == "cli:bob"
+        assert policy.actor() == "admin"
+    assert policy.actor() == "gateway"
