@@ -29,7 +29,7 @@ MAY = {
     "watch": LEAVES,
     "pipeline": LEAVES | ROOMS | ORDER,
     "doors": LEAVES | {"pipeline"},
-    "usage": LEAVES | {"audit"},
+    "usage": LEAVES | {"audit", "governance"},
     "steward": LEAVES | {"audit", "usage", "governance"},
     "mock": {"errors"},
     "logs": set(),
