@@ -15,14 +15,21 @@ from bifrost.audit.events import ModelAccess
 from bifrost.usage.schema import BLOCK, CLASS, DETAIL, HOUR, REQUEST, SPANS
 
 REMEMBERED = 100_000
+TAIL = 8_192  # requests that wait for their cells; readers sum up this many one by one
 
 _ADD_REQUEST = f"INSERT INTO requests VALUES ({','.join('?' * (len(REQUEST) + 3))})"
-_ADD_CELL = """
-INSERT INTO cells VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT (hours, start, class) DO UPDATE SET
+_GROW_CELL = """
+ON CONFLICT (hours, start, class) DO UPDATE SET
   requests = requests + excluded.requests, input = input + excluded.input,
   cache_read = cache_read + excluded.cache_read, cache_write = cache_write + excluded.cache_write,
   output = output + excluded.output, cost = cost + excluded.cost,
   dearest = max(dearest, excluded.dearest)
+"""
+_ADD_CELL = f"INSERT INTO cells VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) {_GROW_CELL}"
+_TAIL_BY_HOUR = f"""
+SELECT at / {HOUR}, class, COUNT(*), SUM(in_fresh + in_tool), SUM(in_cache_read),
+  SUM(in_cache_w5m + in_cache_w1h), SUM(out_text + out_think), SUM(cost), MAX(cost)
+FROM requests WHERE pos >= ? GROUP BY 1, 2
 """
 FIND_REQUEST = f"""
 WITH RECURSIVE blocks (block) AS (
@@ -50,11 +57,14 @@ class Dictionary:
         known = self._known.get(values)
         if known is None:
             found = self._db.execute(self._select, values).fetchone()
-            known = int(found[0] if found else self._db.execute(self._insert, values).lastrowid)
+            known = int(found[0]) if found else self._insert_row(values)
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
             self._known[values] = known
         return known
+
+    def _insert_row(self, values: tuple[Any, ...]) -> int:
+        return self._db.execute(self._insert, values).lastrowid or 0
 
     def forget(self) -> None:
         """Forgets what may have been rolled back."""
@@ -69,7 +79,7 @@ class Intake:
         self._classes = Dictionary(db, "classes", CLASS)
         self._details = Dictionary(db, "details", DETAIL)
         self._rows: list[tuple[Any, ...]] = []
-        self._cells: dict[tuple[int, int], list[int]] = {}
+        self._tail = -1  # its length, -1 when it must be counted
         self._others: dict[str, Callable[[int, Any], None]] = {
             "reconciled": self._reconciled,
             "policy": self._policy,
@@ -80,10 +90,8 @@ class Intake:
         """Adds what is not there yet and moves ``next`` to ``upto``, in one transaction."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            done = self._db.execute("SELECT next FROM progress").fetchone()
-            after = done[0] if done else 0
-            newest = self._db.execute("SELECT MAX(pos) FROM requests").fetchone()[0]
-            newest = -1 if newest is None else newest
+            after, rolled = self._db.execute("SELECT next, rolled FROM progress").fetchone()
+            newest = self._newest()
             for index, event in entries:
                 if isinstance(event, ModelAccess):
                     if index >= after and index > newest:
@@ -94,11 +102,12 @@ class Intake:
                         self._flush()
                         other(index, event)
             self._flush()
-            self._db.execute("INSERT OR REPLACE INTO progress VALUES (1, ?)", (max(after, upto),))
+            self._db.execute("UPDATE progress SET next = ?", (max(after, upto),))
+            self._roll_up(rolled)
             self._db.execute("COMMIT")
         except BaseException:
             self._rows.clear()
-            self._cells.clear()
+            self._tail = -1
             self._classes.forget()
             self._details.forget()
             if self._db.in_transaction:
@@ -131,46 +140,41 @@ class Intake:
              e.reserved, e.output_limit, e.took_ns, e.first_byte_ns, e.request, e.session,
              e.upstream_request)
         )  # fmt: skip
-        place = (e.at // HOUR, kind)
-        cell = self._cells.get(place)
-        if cell is None:
-            cell = self._cells[place] = [0, 0, 0, 0, 0, 0, 0]
-        cell[0] += 1
-        cell[1] += e.in_fresh + e.in_tool
-        cell[2] += e.in_cache_read
-        cell[3] += e.in_cache_w5m + e.in_cache_w1h
-        cell[4] += e.out_text + e.out_think
-        cell[5] += e.cost
-        if e.cost > cell[6]:
-            cell[6] = e.cost
 
     def _flush(self) -> None:
         if self._rows:
             self._db.executemany(_ADD_REQUEST, self._rows)
+            self._tail += len(self._rows) if self._tail >= 0 else 0
             self._rows.clear()
-        if self._cells:
-            self._add(self._cells)
-            self._cells.clear()
 
-    def _add(self, by_hour: dict[tuple[int, int], list[int]]) -> None:
-        """Adds to the cells of every span that hold these hours."""
+    def _newest(self) -> int:
+        found = self._db.execute("SELECT MAX(pos) FROM requests").fetchone()[0]
+        return -1 if found is None else int(found)
+
+    def _roll_up(self, rolled: int) -> None:
+        """Makes cells of the tail when it has grown long: many requests then share a cell."""
+        if self._tail < 0:
+            counted = "SELECT COUNT(*) FROM requests WHERE pos >= ?"
+            self._tail = self._db.execute(counted, (rolled,)).fetchone()[0]
+        if self._tail < TAIL:
+            return
+        self._add_cells(self._db.execute(_TAIL_BY_HOUR, (rolled,)).fetchall())
+        self._db.execute("UPDATE progress SET rolled = ?", (self._newest() + 1,))
+        self._tail = 0
+
+    def _add_cells(self, by_hour: list[tuple[int, ...]]) -> None:
+        """Adds sums of hours and classes to the cells of every span that hold these hours."""
         for span in SPANS:
-            wide: dict[tuple[int, int], list[int]] = {}
-            for (hour, kind), cell in by_hour.items():
+            wide: dict[tuple[int, int], tuple[int, ...]] = {}
+            for hour, kind, *sums in by_hour:
                 place = (hour - hour % span, kind)
-                sums = wide.get(place)
-                if sums is None:
-                    wide[place] = cell
-                else:
-                    wide[place] = [
-                        *(a + b for a, b in zip(sums[:6], cell[:6], strict=True)),
-                        max(sums[6], cell[6]),
-                    ]
-            # In the order of the primary key each page of the table is found once.
-            self._db.executemany(
-                _ADD_CELL,
-                [(span, start, kind, *wide[start, kind]) for start, kind in sorted(wide)],
-            )
+                if (known := wide.get(place)) is not None:
+                    dearest = max(known[-1], sums[-1])
+                    sums = [a + b for a, b in zip(known, sums, strict=True)]
+                    sums[-1] = dearest
+                wide[place] = tuple(sums)
+            rows = [(span, *place, *wide[place]) for place in sorted(wide)]
+            self._db.executemany(_ADD_CELL, rows)
 
     def _reconciled(self, index: int, e: Any) -> None:
         """Books a difference where the request stands, or at its own time if there is no row."""
@@ -186,8 +190,9 @@ class Intake:
         if found:
             kind, at, dearest = found[0], found[1], found[2] + e.cost
             self._db.execute("UPDATE requests SET cost = ? WHERE pos = ?", (dearest, row[0]))
+            rolled = row[0] < self._db.execute("SELECT rolled FROM progress").fetchone()[0]
         else:
-            at, dearest = e.at, 0
+            at, dearest, rolled = e.at, 0, True
             kind = self._classes.number(
                 (e.key, e.user or "", e.team or "", e.customer or "", e.model or "",
                  e.provider or "", "reconciled", 0, "")
@@ -196,7 +201,8 @@ class Intake:
             "INSERT OR IGNORE INTO differences VALUES (?, ?, ?, ?, ?)",
             (index, e.at, e.request, e.cost, None if found else kind),
         )
-        self._add({(at // HOUR, kind): [0, 0, 0, 0, 0, e.cost, dearest]})
+        if rolled:
+            self._add_cells([(at // HOUR, kind, 0, 0, 0, 0, 0, e.cost, dearest)])
 
     def _policy(self, index: int, e: Any) -> None:
         name, identifier = getattr(e, "name", None), getattr(e, "id", None)

@@ -266,10 +266,29 @@ def _hours(
         return
     narrow, wide = SPANS
     first, last = since // HOUR, (until - 1) // HOUR
-    for day in _starts(db, wide, first - first % wide, last, kinds, dearest):
+    tail = [hour for hour in _tail(db, kinds, dearest) if first <= hour <= last]
+    days = {hour - hour % wide for hour in tail}
+    days.update(_starts(db, wide, first - first % wide, last, kinds, dearest))
+    for day in sorted(days, reverse=True):
         low, high = max(first, day), min(last, day + wide - 1)
-        for hour in _starts(db, narrow, low, high, kinds, dearest):
+        hours = {hour for hour in tail if low <= hour <= high}
+        hours.update(_starts(db, narrow, low, high, kinds, dearest))
+        for hour in sorted(hours, reverse=True):
             yield hour * HOUR, (hour + narrow) * HOUR
+
+
+def _tail(db: sqlite3.Connection, kinds: list[int] | None, dearest: int | None) -> list[int]:
+    """The hours of requests that are in no cell yet."""
+    tests = ["pos >= (SELECT rolled FROM progress)"]
+    values: list[Any] = []
+    if kinds is not None:
+        tests.append("+class IN (SELECT value FROM json_each(?))")
+        values.append(msgspec.json.encode(kinds).decode())
+    if dearest is not None:
+        tests.append("cost >= ?")
+        values.append(min(dearest, LAST_NS))
+    query = f"SELECT DISTINCT at / {HOUR} FROM requests WHERE {' AND '.join(tests)}"
+    return [row[0] for row in db.execute(query, values)]
 
 
 def _starts(
@@ -279,7 +298,8 @@ def _starts(
     last: int,
     kinds: list[int] | None,
     dearest: int | None,
-) -> Iterator[int]:
+) -> list[int]:
+    """The starts of the cells that fit."""
     tests: list[str] = ["hours = ?"]
     values: list[Any] = [span]
     if kinds is not None and len(kinds) <= FEW and last - first < SPANS[-1]:
@@ -294,6 +314,5 @@ def _starts(
     if dearest is not None:
         tests.append("dearest >= ?")
         values.append(min(dearest, LAST_NS))
-    query = f"SELECT DISTINCT start FROM cells WHERE {' AND '.join(tests)} ORDER BY start DESC"
-    for row in db.execute(query, values):
-        yield row[0]
+    query = f"SELECT DISTINCT start FROM cells WHERE {' AND '.join(tests)}"
+    return [row[0] for row in db.execute(query, values)]

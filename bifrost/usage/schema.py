@@ -4,7 +4,8 @@ Texts that repeat stand once: ``classes`` holds every combination of key, user, 
 model, provider and outcome that occurred, ``details`` what else repeats; a request names a row of
 each. ``cells`` are the roll-ups: one per hour and class, and one per day (UTC) and class. Besides
 answering sums they tell which hours hold a class or a cost at all, so that lists of requests need
-no index per filter: an index of requests is paid at every insertion, a cell once per batch.
+no index per filter, which would be paid at every insertion. They are made for some thousand
+requests at a time: requests from position ``rolled`` on, the tail, are in no cell yet.
 """
 
 from __future__ import annotations
@@ -28,12 +29,15 @@ TEXTS = ("request", "session", "upstream_request")
 REQUEST = ("at", *COUNTS, *TEXTS)  # after pos, class and detail; the names are the event's own
 SUMS = ("requests", "input", "cache_read", "cache_write", "output", "cost")
 
-# A request's id is looked up in every block of 8192 positions. An index over all of them would
+# A request's id is looked up in every block of 4096 positions. An index over all of them would
 # touch a page per request at insertion, because ids are random.
-BLOCK = "(pos >> 13)"
+BLOCK = "(pos >> 12)"
 
 SCHEMA = f"""
-CREATE TABLE progress (only INTEGER PRIMARY KEY CHECK (only = 1), next INTEGER NOT NULL);
+CREATE TABLE progress (
+  only INTEGER PRIMARY KEY CHECK (only = 1), next INTEGER NOT NULL,
+  rolled INTEGER NOT NULL);
+INSERT INTO progress VALUES (1, 0, 0);
 CREATE TABLE classes (id INTEGER PRIMARY KEY, {", ".join(CLASS)}, UNIQUE ({", ".join(CLASS)}));
 CREATE INDEX classes_user ON classes (user);
 CREATE TABLE details (id INTEGER PRIMARY KEY, {", ".join(DETAIL)}, UNIQUE ({", ".join(DETAIL)}));

@@ -15,6 +15,7 @@ from bifrost.usage.schema import HOUR, SPANS
 GROUPS = ("team", "user", "key", "model", "customer", "provider")
 NAMED = {"team", "user", "key", "customer"}
 INTERVALS = ("1h", "1d", "1w", "1M")
+EDGE, TAIL = 0, -1
 MOST_BUCKETS = 10_000
 LAST_NS = (1 << 63) - 1
 
@@ -24,7 +25,7 @@ Row = tuple[tuple[str, ...], tuple[int, int, int, int, int, int]]
 
 class Piece(NamedTuple):
     """A part of a window: cells of ``hours`` from ``start`` to before ``end``, in hours since the
-    epoch; or single requests, in ns, where ``hours`` is 0."""
+    epoch. With EDGE single requests between two moments in ns, with TAIL those in no cell yet."""
 
     bucket: int
     hours: int
@@ -45,12 +46,12 @@ def pieces(since: int, until: int, bucket: int = 0) -> Iterator[Piece]:
     first, last = -(-since // HOUR), until // HOUR
     if first >= last:
         if since < until:
-            yield Piece(bucket, 0, since, until)
+            yield Piece(bucket, EDGE, since, until)
         return
     if since < first * HOUR:
-        yield Piece(bucket, 0, since, first * HOUR)
+        yield Piece(bucket, EDGE, since, first * HOUR)
     if until > last * HOUR:
-        yield Piece(bucket, 0, last * HOUR, until)
+        yield Piece(bucket, EDGE, last * HOUR, until)
     narrow, wide = SPANS
     from_, to = -(-first // wide) * wide, last // wide * wide
     if from_ >= to:
@@ -75,6 +76,11 @@ parts (bucket, class, requests, input, cache_read, cache_write, output, cost) AS
   SELECT p.bucket, r.class, 1, r.in_fresh + r.in_tool, r.in_cache_read,
     r.in_cache_w5m + r.in_cache_w1h, r.out_text + r.out_think, r.cost
     FROM pieces p CROSS JOIN requests r ON p.hours = 0 AND r.at >= p.a AND r.at < p.b
+  UNION ALL
+  SELECT p.bucket, r.class, 1, r.in_fresh + r.in_tool, r.in_cache_read,
+    r.in_cache_w5m + r.in_cache_w1h, r.out_text + r.out_think, r.cost
+    FROM pieces p CROSS JOIN requests r
+    ON p.hours = -1 AND r.pos >= (SELECT rolled FROM progress) AND +r.at >= p.a AND +r.at < p.b
   UNION ALL
   SELECT p.bucket, d.class, 0, 0, 0, 0, 0, d.cost
     FROM pieces p CROSS JOIN differences d
@@ -108,23 +114,39 @@ def _query(by: Sequence[str]) -> str:
     )
 
 
+def _end(db: sqlite3.Connection, which: str) -> int | None:
+    """The time of the first (MIN) or last (MAX) thing that has a cost; None if there is none."""
+    found = db.execute(
+        f"SELECT {which}(at) FROM (SELECT {which}(at) at FROM requests UNION ALL"
+        f" SELECT {which}(at) FROM differences WHERE class IS NOT NULL)"
+    ).fetchone()[0]
+    return None if found is None else int(found)
+
+
 def _rounded(db: sqlite3.Connection, since: int, until: int) -> tuple[int, int]:
     """The same window with its ends moved to whole hours where nothing lies between."""
     since, until = max(0, since), min(until, LAST_NS)
-    newest = db.execute(
-        "SELECT MAX(COALESCE((SELECT MAX(at) FROM requests), -1),"
-        " COALESCE((SELECT MAX(at) FROM differences WHERE class IS NOT NULL), -1))"
-    ).fetchone()[0]
-    if until > newest:
-        until = max(since, (newest // HOUR + 1) * HOUR)
+    newest = _end(db, "MAX")
+    if newest is None or until > newest:
+        until = max(since, ((newest or 0) // HOUR + 1) * HOUR)
     return since, until
 
 
 def _found(
-    db: sqlite3.Connection, by: Sequence[str], query: str, parts: Sequence[Piece]
+    db: sqlite3.Connection, by: Sequence[str], query: str, parts: list[Piece]
 ) -> list[tuple[int, Row]]:
+    oldest, newest = db.execute(
+        "SELECT MIN(at), MAX(at) FROM requests WHERE pos >= (SELECT rolled FROM progress)"
+    ).fetchone()
+    tails = [
+        Piece(part.bucket, TAIL, part.start * HOUR, part.end * HOUR)
+        for part in parts
+        if part.hours > 0 and newest is not None
+        if part.start * HOUR <= newest and part.end * HOUR > oldest
+    ]
     width = max(1, len(by))
-    rows: list[Any] = db.execute(query, (msgspec.json.encode(parts).decode(),)).fetchall()
+    given = msgspec.json.encode(parts + tails).decode()
+    rows: list[Any] = db.execute(query, (given,)).fetchall()
     return [(row[0], (tuple(row[1 : 1 + width]), tuple(row[1 + width :]))) for row in rows]
 
 
@@ -166,11 +188,11 @@ def series(
     """Sums per interval and group; intervals in which nothing happened have no rows."""
     query = _query(by)
     since, until = max(0, since), min(until, LAST_NS)
-    oldest = db.execute("SELECT MIN(start) FROM cells WHERE hours = ?", (SPANS[0],)).fetchone()[0]
+    oldest = _end(db, "MIN")
     if oldest is None:
         return []
     # What lies before the first or after the last request would only be empty intervals.
-    begin = max(since, oldest * HOUR)
+    begin = max(since, oldest)
     end = min(until, _rounded(db, begin, until)[1])
     spans = buckets(begin, end, interval, time_zone)
     parts = [

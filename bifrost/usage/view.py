@@ -120,7 +120,7 @@ class UsageView:
             if not self._read_only and (self._damaged or self._replaced()):
                 self._reopen()
             found = self._db.execute("SELECT next FROM progress").fetchone()
-            return int(found[0]) if found else 0
+            return int(found[0])
 
     def _replaced(self) -> bool:
         try:
