@@ -12,6 +12,7 @@ from pathlib import Path
 
 LINK = "usage.db"
 ASIDE = "usage-set-aside.db"
+JOURNALS = ("-wal", "-shm", "-journal")
 
 
 def current(data_dir: Path) -> Path:
@@ -23,14 +24,19 @@ def current(data_dir: Path) -> Path:
         return link
 
 
-def fresh(data_dir: Path) -> Path:
-    """A name no file of the view has yet."""
-    taken = [0]
+def numbered(data_dir: Path) -> dict[int, Path]:
+    """The files of the view by number."""
+    found: dict[int, Path] = {}
     for path in data_dir.glob("usage-*.db"):
         number = path.stem.removeprefix("usage-")
         if number.isdecimal():
-            taken.append(int(number))
-    return data_dir / f"usage-{max(taken) + 1}.db"
+            found[int(number)] = path
+    return found
+
+
+def fresh(data_dir: Path) -> Path:
+    """A name no file of the view has yet."""
+    return data_dir / f"usage-{max(numbered(data_dir), default=0) + 1}.db"
 
 
 def use(data_dir: Path, path: Path) -> None:
@@ -44,27 +50,30 @@ def use(data_dir: Path, path: Path) -> None:
 def set_aside(data_dir: Path) -> Path | None:
     """Moves what is in use out of the way, for somebody to look at; returns where it is now."""
     path, kept = current(data_dir), data_dir / ASIDE
-    (data_dir / LINK).unlink(missing_ok=True) if path.name != LINK else None
-    if not path.exists():
-        return None
     remove(kept)
-    os.replace(path, kept)
-    remove(path)  # its journal: without the file it means nothing
-    return kept
+    for suffix in ("", *JOURNALS):
+        if (journal := beside(path, suffix)).exists():
+            os.replace(journal, beside(kept, suffix))
+    (data_dir / LINK).unlink(missing_ok=True)
+    return kept if kept.exists() else None
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """The file that SQLite keeps beside another."""
+    return path.with_name(path.name + suffix)
 
 
 def remove(path: Path) -> None:
     """Removes a file and its journals."""
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    for suffix in ("", *JOURNALS):
+        beside(path, suffix).unlink(missing_ok=True)
 
 
-def tidy(data_dir: Path) -> None:
-    """Removes files that are neither in use nor newer (somebody may be building one)."""
-    used = current(data_dir).stem.removeprefix("usage-")
-    if not used.isdecimal():
-        return
-    for path in data_dir.glob("usage-*.db"):
-        number = path.stem.removeprefix("usage-")
-        if number.isdecimal() and int(number) < int(used):
+def tidy(data_dir: Path, *, newer: bool = False) -> None:
+    """Removes files that are not in use; with ``newer`` also those a killed rebuild left."""
+    used = current(data_dir)
+    every = numbered(data_dir)
+    mine = next((number for number, path in every.items() if path == used), None)
+    for number, path in every.items():
+        if mine is not None and (number < mine or (newer and number > mine)):
             remove(path)

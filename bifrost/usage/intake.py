@@ -1,17 +1,17 @@
 """What each event does to the usage view's tables. One writer: the steward, or a rebuild.
 
-Events are told apart by their tag, so a log may hold types that mean nothing here.
+A log may hold types of events that mean nothing here.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
-from bifrost.audit.events import ModelAccess
+from bifrost.audit.events import BudgetReached, Event, ModelAccess, PolicyChange, Reconciled
 from bifrost.usage.schema import BLOCK, CLASS, DETAIL, HOUR, REQUEST, SPANS
 
 REMEMBERED = 100_000
@@ -80,13 +80,8 @@ class Intake:
         self._details = Dictionary(db, "details", DETAIL)
         self._rows: list[tuple[Any, ...]] = []
         self._tail = -1  # its length, -1 when it must be counted
-        self._others: dict[str, Callable[[int, Any], None]] = {
-            "reconciled": self._reconciled,
-            "policy": self._policy,
-            "budget": self._threshold,
-        }
 
-    def take(self, entries: Iterable[tuple[int, msgspec.Struct]], upto: int) -> None:
+    def take(self, entries: Iterable[tuple[int, Event]], upto: int) -> None:
         """Adds what is not there yet and moves ``next`` to ``upto``, in one transaction."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
@@ -97,10 +92,7 @@ class Intake:
                     if index >= after and index > newest:
                         self._model(index, event)
                 elif index >= after:
-                    other = self._others.get(str(event.__struct_config__.tag))
-                    if other is not None:
-                        self._flush()
-                        other(index, event)
+                    self._other(index, event)
             self._flush()
             self._db.execute("UPDATE progress SET next = ?", (max(after, upto),))
             self._roll_up(rolled)
@@ -124,6 +116,18 @@ class Intake:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
+
+    def _other(self, index: int, event: Event) -> None:
+        if isinstance(event, Reconciled):
+            self._flush()
+            self._reconciled(index, event)
+        elif isinstance(event, PolicyChange):
+            self._db.execute("INSERT OR REPLACE INTO names VALUES (?, ?)", (event.id, event.name))
+        elif isinstance(event, BudgetReached):
+            shown = msgspec.json.encode(event).decode()
+            self._db.execute(
+                "INSERT OR IGNORE INTO thresholds VALUES (?, ?, ?)", (index, event.at, shown)
+            )
 
     def _model(self, index: int, e: ModelAccess) -> None:
         kind = self._classes.number(
@@ -176,41 +180,28 @@ class Intake:
             rows = [(span, *place, *wide[place]) for place in sorted(wide)]
             self._db.executemany(_ADD_CELL, rows)
 
-    def _reconciled(self, index: int, e: Any) -> None:
-        """Books a difference where the request stands, or at its own time if there is no row."""
-        row = self._db.execute(FIND_REQUEST, (e.request,)).fetchone()
-        found = (
-            row
-            and self._db.execute(
-                "SELECT r.class, r.at, r.cost FROM requests r JOIN classes k ON k.id = r.class"
-                " WHERE pos = ? AND k.key = ?",
-                (row[0], e.key),
-            ).fetchone()
-        )
-        if found:
-            kind, at, dearest = found[0], found[1], found[2] + e.cost
-            self._db.execute("UPDATE requests SET cost = ? WHERE pos = ?", (dearest, row[0]))
-            rolled = row[0] < self._db.execute("SELECT rolled FROM progress").fetchone()[0]
+    def _reconciled(self, index: int, e: Reconciled) -> None:
+        """Books a difference where the request stands, or at its time if there is no such row."""
+        row = self._db.execute(
+            f"SELECT f.pos, r.class, r.at, r.cost FROM ({FIND_REQUEST}) f"
+            " CROSS JOIN requests r ON r.pos = f.pos JOIN classes k ON k.id = r.class"
+            " WHERE k.key = ? AND k.outcome <> 'refused' ORDER BY r.at = ? DESC, f.pos DESC",
+            (e.request, e.key, e.at),
+        ).fetchone()
+        if row:
+            pos, kind, at, cost = row
+            cost += e.cost
+            self._db.execute("UPDATE requests SET cost = ? WHERE pos = ?", (cost, pos))
+            rolled = pos < self._db.execute("SELECT rolled FROM progress").fetchone()[0]
         else:
-            at, dearest, rolled = e.at, 0, True
+            at, cost, rolled = e.at, 0, True
             kind = self._classes.number(
                 (e.key, e.user or "", e.team or "", e.customer or "", e.model or "",
                  e.provider or "", "reconciled", 0, "")
             )  # fmt: skip
         self._db.execute(
             "INSERT OR IGNORE INTO differences VALUES (?, ?, ?, ?, ?)",
-            (index, e.at, e.request, e.cost, None if found else kind),
+            (index, e.at, e.request, e.cost, None if row else kind),
         )
         if rolled:
-            self._add_cells([(at // HOUR, kind, 0, 0, 0, 0, 0, e.cost, dearest)])
-
-    def _policy(self, index: int, e: Any) -> None:
-        name, identifier = getattr(e, "name", None), getattr(e, "id", None)
-        if name and identifier:
-            self._db.execute("INSERT OR REPLACE INTO names VALUES (?, ?)", (identifier, name))
-
-    def _threshold(self, index: int, e: Any) -> None:
-        self._db.execute(
-            "INSERT OR IGNORE INTO thresholds VALUES (?, ?, ?)",
-            (index, e.at, msgspec.json.encode(e).decode()),
-        )
+            self._add_cells([(at // HOUR, kind, 0, 0, 0, 0, 0, e.cost, cost)])

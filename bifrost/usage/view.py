@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from bifrost.audit.events import Event
 from bifrost.errors import StoreError
 from bifrost.usage import files, requests, schema, sums
 from bifrost.usage.intake import Intake
@@ -57,7 +58,7 @@ class UsageView:
             except Unusable as error:
                 if self._read_only:
                     raise Unusable(f"{error}; {REBUILD}.") from error
-                self._begin_anew(str(error))
+                self._set_aside(str(error))
             except sqlite3.OperationalError:
                 # Between reading the link and opening its file another one came into use.
                 if attempt == 2 or files.current(self._data_dir) == self._path:
@@ -85,8 +86,16 @@ class UsageView:
         self._identity = (status.st_dev, status.st_ino)
         if not self._read_only:
             self._intake = Intake(db)
+            files.tidy(self._data_dir)
 
-    def _begin_anew(self, why: str) -> None:
+    def begin_anew(self, why: str) -> None:
+        """Sets the file aside and goes on with an empty one; for the writer only."""
+        with self._guarded("open"):
+            self._db.close()
+            self._set_aside(why)
+            self._open()
+
+    def _set_aside(self, why: str) -> None:
         kept = files.set_aside(self._data_dir)
         log.warning(
             "the usage view is built anew from the log, which is the truth",
@@ -114,13 +123,12 @@ class UsageView:
         """How many entries of the log have been applied: the position of the next.
 
         Notices that a rebuild has put another file into use, or that the one in use was found
-        damaged, and goes on with the right one: ask before each batch.
+        damaged, and goes on with the right one: the steward asks before each batch.
         """
         with self._guarded("read"):
-            if not self._read_only and (self._damaged or self._replaced()):
+            if self._damaged or self._replaced():
                 self._reopen()
-            found = self._db.execute("SELECT next FROM progress").fetchone()
-            return int(found[0])
+            return int(self._db.execute("SELECT next FROM progress").fetchone()[0])
 
     def _replaced(self) -> bool:
         try:
@@ -131,13 +139,12 @@ class UsageView:
 
     def _reopen(self) -> None:
         self._db.close()
-        if self._damaged:
-            self._begin_anew(f"The usage view {self._path} is damaged")
-            self._damaged = False
+        if self._damaged and not self._read_only:
+            self._set_aside(f"The usage view {self._path} is damaged")
+        self._damaged = False
         self._open()
-        files.tidy(self._data_dir)
 
-    def apply(self, entries: Iterable[tuple[int, msgspec.Struct]], upto: int) -> None:
+    def apply(self, entries: Iterable[tuple[int, Event]], upto: int) -> None:
         """Adds entries of the log and moves ``last`` to ``upto``, the position of the next.
 
         Entries that have been applied are not applied again; types that mean nothing here are
