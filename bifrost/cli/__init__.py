@@ -19,6 +19,7 @@ COMMANDS = {
     "teams": "bifrost.cli.entities:teams",
     "users": "bifrost.cli.entities:users",
     "usage": "bifrost.cli.usage:usage",
+    "logs": "bifrost.cli.logs:logs",
     "prices": "bifrost.cli.prices:prices",
     "connect": "bifrost.cli.connect:connect",
     "doctor": "bifrost.cli.doctor:doctor",

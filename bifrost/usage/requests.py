@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
+from bifrost.money import usd
 from bifrost.usage.intake import FIND_REQUEST
 from bifrost.usage.schema import COUNTS, HOUR, SPANS
 
@@ -86,6 +88,44 @@ class Logged(msgspec.Struct, frozen=True, kw_only=True):
     output_limit: int
     took_ns: int
     first_byte_ns: int
+
+
+def document(one: Logged) -> dict[str, Any]:
+    """A request as data for people and programs: names beside ids, money in USD as text."""
+    parties: dict[str, str | None] = {}
+    for kind in _PARTIES:
+        party: Party | None = getattr(one, kind)
+        parties[kind] = party.name if party else None
+        parties[f"{kind}_id"] = party.id if party else None
+    moment = datetime.fromtimestamp(one.at // 1_000_000_000, UTC)
+    return {
+        "request_id": one.request,
+        "at": f"{moment:%Y-%m-%dT%H:%M:%S}.{one.at % 1_000_000_000 // 1_000:06d}Z",
+        **parties,
+        "asked_model": one.asked,
+        "model": one.model,
+        "provider": one.provider,
+        "provider_key": one.provider_key,
+        "outcome": one.outcome,
+        "status": one.status or None,
+        "code": one.code,
+        "stream": one.stream,
+        "input_tokens": one.in_fresh + one.in_tool,
+        "cache_read_tokens": one.in_cache_read,
+        "cache_write_tokens": one.in_cache_w5m + one.in_cache_w1h,
+        "output_tokens": one.out_text + one.out_think,
+        "thinking_tokens": one.out_think,
+        "web_searches": one.web_searches,
+        "cost_usd": usd(one.cost),
+        "usage_source": one.source,
+        "output_limit": one.output_limit or None,
+        "price_table": one.prices,
+        "session_id": one.session,
+        "agent": one.agent,
+        "upstream_request_id": one.upstream_request,
+        "took_ms": one.took_ns // 1_000_000,
+        "first_byte_ms": one.first_byte_ns // 1_000_000,
+    }
 
 
 class Page(msgspec.Struct, frozen=True):
