@@ -193,26 +193,19 @@ class Steward:
 
     def _open_view(self) -> int:
         view = UsageView(self._data_dir)
-        if view.last() > self._log.next:
-            view.close()
-            self._set_aside()
-            view = UsageView(self._data_dir)
+        if view.last() > self._log.next:  # made from another log
+            view.begin_anew("the usage view knows more than the log")
         self._view, self._applied = view, view.last()
         return 0
-
-    def _set_aside(self) -> None:
-        """A view that knows more than the log was made from another one; it is made again."""
-        log.warning("the usage view does not belong to this log and is made anew")
-        old = f"old-{time.time_ns() // 1_000_000_000}"
-        for suffix in ("", "-wal", "-shm"):
-            path = self._data_dir / f"usage.db{suffix}"
-            if path.exists():
-                path.rename(self._data_dir / f"usage.{old}.db{suffix}")
 
     def _report(self) -> int:
         if self._view is None:
             self._open_view()
         assert self._view is not None
+        applied = self._view.last()  # a rebuild may have put another file into use
+        if applied < self._applied:
+            self._known.clear()
+        self._applied = applied
         if self._applied >= self._log.next:
             return 0
         found, upto = self._from(self._applied)

@@ -32,7 +32,7 @@ MAY = {
     "watch": LEAVES,
     "pipeline": LEAVES | ROOMS | ORDER,
     "doors": LEAVES | {"pipeline"},
-    "usage": LEAVES | {"audit"},
+    "usage": LEAVES | {"audit", "governance"},
     "steward": LEAVES | {"audit", "usage", "governance"},
     "recovery": LEAVES | {"audit", "governance", "identify", "steward"},
     "mock": {"errors"},

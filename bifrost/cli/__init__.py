@@ -20,6 +20,7 @@ COMMANDS = {
     "users": "bifrost.cli.entities:users",
     "budgets": "bifrost.cli.budgets:budgets",
     "usage": "bifrost.cli.usage:usage",
+    "logs": "bifrost.cli.logs:logs",
     "prices": "bifrost.cli.prices:prices",
     "connect": "bifrost.cli.connect:connect",
     "doctor": "bifrost.cli.doctor:doctor",

@@ -1,115 +1,229 @@
-"""The usage view: what reports read. SQLite, fed by the steward from the events, rebuildable.
+"""The usage view: what reports read. SQLite, fed by the steward from the log, rebuildable.
 
-One row per request that reached a model or was refused; ids as they stand in the events, names
-beside them as last seen. Money is int nano-USD.
+Numbers of entries are positions in the append-only log. Money is int nano-USD, times are int ns.
+Refused requests stand among the requests and are left out of sums.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bifrost.audit.events import Event, ModelAccess
-from bifrost.errors import StoreError
+import msgspec
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS requests (
-  seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, request TEXT, outcome TEXT NOT NULL, code TEXT,
-  status INTEGER, key TEXT, user TEXT, team TEXT, customer TEXT, asked TEXT, model TEXT,
-  provider TEXT, stream INTEGER, in_fresh INTEGER, in_cache_read INTEGER, in_cache_write INTEGER,
-  out INTEGER, cost INTEGER NOT NULL, source TEXT, session TEXT, took_ns INTEGER
-);
-CREATE INDEX IF NOT EXISTS requests_at ON requests (at);
-CREATE TABLE IF NOT EXISTS names (id TEXT PRIMARY KEY, name TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS progress (only INTEGER PRIMARY KEY CHECK (only = 1), seq INTEGER);
-"""
-GROUPS = ("team", "user", "key", "model", "customer", "provider")
-NAMED = {"team", "user", "key", "customer"}
+from bifrost.audit.events import Event
+from bifrost.errors import StoreError
+from bifrost.usage import files, requests, schema, sums
+from bifrost.usage.intake import Intake
+from bifrost.usage.requests import Filters, Logged, Page
+from bifrost.usage.schema import Unusable
+from bifrost.usage.sums import GROUPS, INTERVALS, Bucket, Row
+
+__all__ = [
+    "GROUPS", "INTERVALS", "Bucket", "Filters", "Logged", "Page", "Row", "Unusable", "UsageView",
+]  # fmt: skip
+
+log = logging.getLogger("bifrost.usage")
+REBUILD = "build it anew from the log with `bifrost usage rebuild`"
 
 
 class UsageView:
-    """One connection to ``usage.db`` of a data directory; every failure is a StoreError."""
+    """One connection to the usage view of a data directory; every failure is a StoreError.
+
+    Opened for writing, a view that is damaged, foreign or of an older version is set aside and
+    begun anew: ``last`` is 0 and the log, which is the truth, is applied again. Opened for reading
+    it raises Unusable. May be used from several threads, one call at a time.
+    """
 
     def __init__(self, data_dir: Path, *, read_only: bool = False) -> None:
-        self._path = data_dir / "usage.db"
+        self._data_dir = data_dir
+        self._read_only = read_only
+        self._lock = threading.RLock()
+        self._damaged = False
         with self._guarded("open"):
-            if read_only:
-                uri = f"{self._path.absolute().as_uri()}?mode=ro"
-                self._db = sqlite3.connect(uri, uri=True, timeout=10)
-            else:
-                self._path.touch(mode=0o600)
-                self._db = sqlite3.connect(self._path, timeout=10, check_same_thread=False)
-                self._db.execute("PRAGMA journal_mode=WAL")
-                self._db.execute("PRAGMA synchronous=NORMAL")
-                self._db.executescript(SCHEMA)
+            self._open()
+
+    def _open(self) -> None:
+        for attempt in range(3):
+            self._path = files.current(self._data_dir)
+            try:
+                self._connect()
+                return
+            except Unusable as error:
+                if self._read_only:
+                    raise Unusable(f"{error}; {REBUILD}.") from error
+                self._set_aside(str(error))
+            except sqlite3.OperationalError:
+                # Between reading the link and opening its file another one came into use.
+                if attempt == 2 or files.current(self._data_dir) == self._path:
+                    raise
+        raise StoreError(f"Cannot open the usage view {self._path}; {REBUILD}.")
+
+    def _connect(self) -> None:
+        if not self._read_only and not self._path.exists():
+            self._path = files.fresh(self._data_dir)
+            schema.make(self._path)
+            files.use(self._data_dir, self._path)
+        try:
+            db = schema.connect(self._path, read_only=self._read_only)
+        except sqlite3.DatabaseError as error:
+            if schema.damaged(error):
+                raise Unusable(f"The usage view {self._path} is damaged") from error
+            raise
+        try:
+            schema.check(db, self._path)
+            status = os.stat(self._path)
+        except BaseException:
+            db.close()
+            raise
+        self._db = db
+        self._identity = (status.st_dev, status.st_ino)
+        if not self._read_only:
+            self._intake = Intake(db)
+            files.tidy(self._data_dir)
+
+    def begin_anew(self, why: str) -> None:
+        """Sets the file aside and goes on with an empty one; for the writer only."""
+        with self._guarded("open"):
+            self._db.close()
+            self._set_aside(why)
+            self._open()
+
+    def _set_aside(self, why: str) -> None:
+        kept = files.set_aside(self._data_dir)
+        log.warning(
+            "the usage view is built anew from the log, which is the truth",
+            extra={"reason": why, "set_aside": str(kept) if kept else ""},
+        )
 
     @contextmanager
     def _guarded(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"Cannot {what} the usage view {self._path}: {error}.") from error
+        with self._lock:
+            try:
+                yield
+            except (sqlite3.Error, OSError, OverflowError) as error:
+                self._damaged = self._damaged or schema.damaged(error)
+                remedy = f"; {REBUILD}" if schema.damaged(error) else ""
+                raise StoreError(
+                    f"Cannot {what} the usage view {self._path}: {error}{remedy}."
+                ) from error
 
     def close(self) -> None:
         """Closes the connection."""
-        self._db.close()
+        with self._lock:
+            self._db.close()
 
     def last(self) -> int:
-        """How many entries of the log have been applied, 0 in an empty view."""
-        with self._guarded("read"):
-            found = self._db.execute("SELECT seq FROM progress").fetchone()
-            return int(found[0]) if found else 0
+        """How many entries of the log have been applied: the position of the next.
 
-    def apply(self, events: Iterable[tuple[int, Event]], upto: int) -> None:
-        """Adds events and moves ``last`` to ``upto``; an event already there is not added twice."""
-        rows = [
-            (
-                seq, e.at, e.request, e.outcome, e.code, e.status, e.key, e.user, e.team,
-                e.customer, e.asked, e.model, e.provider, e.stream, e.in_fresh + e.in_tool,
-                e.in_cache_read, e.in_cache_w5m + e.in_cache_w1h, e.out_text + e.out_think,
-                e.cost, e.source, e.session, e.took_ns,
-            )
-            for seq, e in events
-            if isinstance(e, ModelAccess)
-        ]  # fmt: skip
-        with self._guarded("write"), self._db:
-            marks = ",".join("?" * 22)
-            self._db.executemany(f"INSERT OR IGNORE INTO requests VALUES ({marks})", rows)
-            self._db.execute("INSERT OR REPLACE INTO progress VALUES (1, ?)", (upto,))
+        Notices that a rebuild has put another file into use, or that the one in use was found
+        damaged, and goes on with the right one: the steward asks before each batch.
+        """
+        with self._guarded("read"):
+            if self._damaged or self._replaced():
+                self._reopen()
+            return int(self._db.execute("SELECT next FROM progress").fetchone()[0])
+
+    def _replaced(self) -> bool:
+        try:
+            status = os.stat(self._data_dir / files.LINK)
+        except FileNotFoundError:
+            return True
+        return (status.st_dev, status.st_ino) != self._identity
+
+    def _reopen(self) -> None:
+        self._db.close()
+        if self._damaged and not self._read_only:
+            self._set_aside(f"The usage view {self._path} is damaged")
+        self._damaged = False
+        self._open()
+
+    def apply(self, entries: Iterable[tuple[int, Event]], upto: int) -> None:
+        """Adds entries of the log and moves ``last`` to ``upto``, the position of the next.
+
+        Entries that have been applied are not applied again; types that mean nothing here are
+        passed over. All or nothing.
+        """
+        with self._guarded("write"):
+            self._intake.take(entries, upto)
 
     def name(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Records the present names of ids."""
-        with self._guarded("write"), self._db:
-            self._db.executemany("INSERT OR REPLACE INTO names VALUES (?, ?)", list(pairs))
+        with self._guarded("write"):
+            self._intake.name(pairs)
 
-    def totals(
-        self, by: Sequence[str], since_ns: int, until_ns: int
-    ) -> list[tuple[tuple[str, ...], tuple[int, int, int, int, int, int]]]:
+    def names(self) -> list[tuple[str, str]]:
+        """Every id with a name."""
+        with self._guarded("read"):
+            return [tuple(row) for row in self._db.execute("SELECT id, name FROM names")]
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """The database at one moment, whatever the steward adds meanwhile."""
+        with self._guarded("read"):
+            self._db.execute("BEGIN")
+            try:
+                yield self._db
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
+    def totals(self, by: Sequence[str], since_ns: int, until_ns: int) -> list[Row]:
         """Sums per group, dearest first: requests, input, cache read, cache write, output, cost.
 
         Refused requests are left out. Raises ValueError for an unknown or repeated grouping.
         """
-        columns: list[str] = []
-        joins: list[str] = []
-        for group in by:
-            if group not in GROUPS or by.count(group) > 1:
-                raise ValueError(f"cannot group by {group!r}; valid, once: {', '.join(GROUPS)}")
-            if group in NAMED:
-                joins.append(f"LEFT JOIN names n_{group} ON n_{group}.id = r.{group}")
-                columns.append(f"COALESCE(n_{group}.name, r.{group}, '-')")
-            else:
-                columns.append(f"COALESCE(r.{group}, '-')")
-        keys = ", ".join(columns) or "'all'"
-        query = (
-            f"SELECT {keys}, COUNT(*), SUM(in_fresh), SUM(in_cache_read), SUM(in_cache_write),"
-            f" SUM(out), SUM(cost) FROM requests r {' '.join(joins)}"
-            " WHERE at >= ? AND at < ? AND outcome != 'refused'"
-            f" GROUP BY {keys} ORDER BY SUM(cost) DESC, 1"
-        )
-        width = max(1, len(columns))
-        with self._guarded("read"):
-            rows: list[Any] = self._db.execute(query, (since_ns, until_ns)).fetchall()
-        return [(tuple(row[:width]), tuple(row[width:])) for row in rows]
+        with self._reading() as db:
+            return sums.totals(db, by, since_ns, until_ns)
+
+    def series(
+        self,
+        by: Sequence[str],
+        since_ns: int,
+        until_ns: int,
+        interval: str,
+        time_zone: str = "UTC",
+    ) -> list[Bucket]:
+        """The same sums per ``1h``, ``1d``, ``1w`` or ``1M`` of a time zone's calendar, oldest
+        first, from the first to the last interval in which there is anything.
+
+        Raises ValueError also for an unknown interval or time zone, or for too many intervals.
+        """
+        with self._reading() as db:
+            return sums.series(db, by, since_ns, until_ns, interval, time_zone)
+
+    def logs(self, filters: Filters, limit: int = 100, cursor: str | None = None) -> Page:
+        """The newest requests that fit, refused ones too; the page's cursor asks for the next.
+
+        Raises ValueError for a limit out of range or a cursor that is none.
+        """
+        with self._reading() as db:
+            return requests.page(db, filters, limit, cursor)
+
+    def after(self, position: int, filters: Filters, limit: int = 100) -> list[Logged]:
+        """Requests behind a position of the log, in its order: what came since."""
+        with self._reading() as db:
+            return requests.after(db, position, filters, limit)
+
+    def request(self, request_id: str) -> Logged | None:
+        """The newest request with this id, or None."""
+        with self._reading() as db:
+            return requests.one(db, request_id)
+
+    def thresholds(
+        self, since_ns: int = 0, until_ns: int = sums.LAST_NS, limit: int = 100
+    ) -> list[dict[str, Any]]:
+        """Budget events, newest first, as they stand in the log, each with its ``position``."""
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT pos, event FROM thresholds WHERE at >= ? AND at < ?"
+                " ORDER BY at DESC, pos DESC LIMIT ?",
+                (max(0, since_ns), min(until_ns, sums.LAST_NS), limit),
+            ).fetchall()
+        return [{"position": pos, **msgspec.json.decode(event)} for pos, event in rows]
