@@ -21,6 +21,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from bifrost.admin.api import Api
+from bifrost.admin.table import House
 from bifrost.call import Call
 from bifrost.config.load import (
     Loaded,
@@ -34,8 +36,10 @@ from bifrost.config.settings import Settings
 from bifrost.core import Core
 from bifrost.doors.anthropic import AnthropicDoor, Handler, Receive, Scope, Send, broken_event
 from bifrost.errors import BifrostError
+from bifrost.governance import admin_token
 from bifrost.governance.admission import check_model
 from bifrost.governance.declared import Minted
+from bifrost.identify import Grant
 from bifrost.metering.catalogue import ModelInfo
 from bifrost.metrics import exposition
 from bifrost.pipeline import Pipeline
@@ -74,6 +78,7 @@ class App:
         self._prepare = prepare
         self._hot: dict[str, Handler] = {}
         self._door: AnthropicDoor | None = None
+        self._api: Api | None = None
         self._pipeline: Pipeline | None = None
         self._starting = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
@@ -104,6 +109,9 @@ class App:
             await handler(scope, receive, send)
         elif path in ("/health", "/ready", "/metrics"):
             await self.starlette(scope, receive, send)
+        elif path == "/api" or path.startswith("/api/"):
+            assert self._api is not None
+            await self._api(scope, receive, send)
         else:
             assert self._door is not None
             door = self._door
@@ -131,6 +139,8 @@ class App:
             core = Core(settings, self.data_dir)
             if self._steward:
                 self._show(core.declare(settings))
+                if token := admin_token.mint(core.directory):
+                    print(f"Admin token, shown once: {token}", file=sys.stderr)
                 core.start_steward()
             server = settings.server
             self._pipeline = Pipeline(
@@ -145,11 +155,24 @@ class App:
                 self._pipeline, self._models, max_body_bytes=server.max_body_bytes
             )
             self._hot = self._door.routes()
+            self._api = Api(self._house(core))
             self.core = core
             loop = asyncio.get_running_loop()
             self._keeper = loop.create_task(self._keep())
             if not self._steward:  # a worker of ``bifrost serve``: it may own its signals
                 loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
+
+    def _house(self, core: Core) -> House:
+        """What the admin API works on."""
+        return House(
+            data_dir=core.data_dir,
+            directory=core.directory,
+            gate=core.gate,
+            identifier=core.identifier,
+            settings=lambda: core.settings,
+            lanes=lambda: core.governor.lanes,
+            usable=lambda grant: list(_usable(core, grant)),
+        )
 
     async def _with_mock(self, settings: Settings) -> Settings:
         """A mock provider without an address runs inside this process."""
@@ -245,24 +268,27 @@ class App:
     def _models(self, call: Call) -> list[dict[str, Any]]:
         """What the key of ``call`` may use, in Anthropic's list shape."""
         assert self.core is not None
-        lanes = self.core.governor.lanes
-        found: dict[str, dict[str, Any]] = {}
-        for name in self.settings.models:
-            if "*" not in name and "?" not in name:
-                with contextlib.suppress(BifrostError):
-                    price = lanes.find(call.grant, name).price
-                    found[name] = _model(
-                        ModelInfo(
-                            id=name,
-                            max_input_tokens=price.max_input_tokens,
-                            max_output_tokens=price.max_output_tokens,
-                        )
-                    )
-        for provider, (host, _) in lanes.hosts.items():
-            for info in lanes.catalogue.models(host.kind):
-                if check_model(call.grant.chain, provider, info.id, info.id) is None:
-                    found.setdefault(info.id, _model(info))
-        return list(found.values())
+        return [_model(info) for info in _usable(self.core, call.grant).values()]
+
+
+def _usable(core: Core, grant: Grant) -> dict[str, ModelInfo]:
+    """The configured names and the providers' models that a key may use, by name."""
+    lanes = core.governor.lanes
+    found: dict[str, ModelInfo] = {}
+    for name in core.settings.models:
+        if "*" not in name and "?" not in name:
+            with contextlib.suppress(BifrostError):
+                price = lanes.find(grant, name).price
+                found[name] = ModelInfo(
+                    id=name,
+                    max_input_tokens=price.max_input_tokens,
+                    max_output_tokens=price.max_output_tokens,
+                )
+    for provider, (host, _) in lanes.hosts.items():
+        for info in lanes.catalogue.models(host.kind):
+            if check_model(grant.chain, provider, info.id, info.id) is None:
+                found.setdefault(info.id, info)
+    return found
 
 
 def _model(info: ModelInfo) -> dict[str, Any]:

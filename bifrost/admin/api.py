@@ -15,10 +15,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from bifrost._fast.gate import GateError
-from bifrost.admin import budgets, landscape, openapi, people, queries, quota
+from bifrost.admin import budgets, landscape, openapi, people, queries, quota, reports
 from bifrost.admin.access import Access
 from bifrost.admin.problems import Problem
 from bifrost.admin.table import Ask, House, Operation, Reply
+from bifrost.audit.policy import acting
 from bifrost.call import new_request_id
 from bifrost.config import documents
 from bifrost.errors import (
@@ -45,6 +46,7 @@ def operations() -> list[Operation]:
         *people.operations(),
         *budgets.operations(),
         *landscape.operations(),
+        *reports.operations(),
     ]
     return [*rows, openapi.operation(rows)]
 
@@ -104,8 +106,12 @@ class Api:
         )
         if operation.body is not None and document is None:
             raise Problem(400, "This needs a body: a JSON object.")
-        reply = await run_in_threadpool(operation.handler, self._house, ask)
+        reply = await run_in_threadpool(self._done, ask)
         return _response(reply)
+
+    def _done(self, ask: Ask) -> Reply:
+        with acting("admin", f"request {ask.request_id}"):
+            return ask.operation.handler(self._house, ask)
 
     def _find(self, segments: Sequence[str]) -> tuple[Mapping[str, Operation], dict[str, str]]:
         """The operations of a path, fixed parts before open ones; raises Problem 404."""

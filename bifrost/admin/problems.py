@@ -84,4 +84,5 @@ def invalid(status: int, errors: Iterable[tuple[str, str]]) -> Problem:
     found = list(errors)
     place, problem = found[0]
     more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
-    return Problem(status, f"{place or 'The body'}: {problem}{more}.", errors=found)
+    sentence = f"{place or 'The body'}: {problem}{more}"
+    return Problem(status, sentence if sentence.endswith("?") else f"{sentence}.", errors=found)

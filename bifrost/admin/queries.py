@@ -86,7 +86,7 @@ def _convert(
 ) -> None:
     name = field.encode_name
     many = isinstance(field.default, tuple)
-    value: Any = [part for text in texts for part in text.split(",")] if many else texts[0]
+    value: Any = [part for text in texts for part in text.split(",") if part] if many else texts[0]
     if len(texts) > 1 and not many:
         errors.append((name, "given more than once"))
     elif not all(part.isprintable() for part in texts):

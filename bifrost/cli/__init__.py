@@ -22,6 +22,7 @@ COMMANDS = {
     "usage": "bifrost.cli.usage:usage",
     "logs": "bifrost.cli.logs:logs",
     "prices": "bifrost.cli.prices:prices",
+    "admin-token": "bifrost.cli.admin_token:admin_token",
     "connect": "bifrost.cli.connect:connect",
     "doctor": "bifrost.cli.doctor:doctor",
 }

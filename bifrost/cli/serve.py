@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import socket
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from bifrost.cli.connect import snippet
 from bifrost.config.load import Stamp, default_settings, load, with_default_providers
 from bifrost.config.settings import Settings, nano_usd
 from bifrost.core import stores
+from bifrost.governance import admin_token
 from bifrost.governance.declared import Minted
 from bifrost.governance.directory import Directory
 from bifrost.governance.entities import Budget, new_id
@@ -107,9 +107,7 @@ def first_start(settings: Settings, data_dir: Path) -> FirstStart:
     """Makes the admin token, and the demo entities when only the built-in mock is there."""
     shown = FirstStart()
     with stores(data_dir) as (directory, _), acting("gateway"):
-        token = "bf-admin-" + secrets.token_urlsafe(32)
-        if directory.set_meta("admin_token", directory.digest(token.encode())):
-            shown.admin_token = token
+        shown.admin_token = admin_token.mint(directory)
         if all(provider.type == "mock" for provider in settings.providers.values()):
             shown.has_demo = directory.find("virtual_key", "demo") is not None
             if not directory.all("virtual_key"):
@@ -145,7 +143,7 @@ def announce(where: str, data_dir: Path, minted: list[Minted], shown: FirstStart
     say = click.echo
     say(f"Bifrost listens on {where}  (data: {data_dir}, process {os.getpid()})")
     if shown.admin_token:
-        say("\nAdmin token, shown once (the REST API of a later version asks for it):")
+        say("\nAdmin token for the REST API under /api, shown once:")
         say(f"  {shown.admin_token}")
     show_minted(minted)
     if shown.demo_key:

@@ -7,7 +7,6 @@ epoch, a number in a page shared by all processes, so that cached grants are dro
 from __future__ import annotations
 
 import mmap
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from bifrost.governance.entities import (
     is_name,
     kind_of,
     new_id,
+    new_secret,
 )
 from bifrost.governance.epoch import shared_page
 from bifrost.governance.master_key import lookup_key, replay_key
@@ -39,7 +39,6 @@ from bifrost.governance.pages import Pages
 from bifrost.governance.parents import PARENTS, resolved
 from bifrost.governance.replays import Once, Replays
 
-SECRET_PREFIX = "sk-bf-"
 Record = Callable[[str, Kind, Entity | None, Entity | None], None]
 
 
@@ -335,7 +334,7 @@ class Directory:
         self, name: str, *, secret: str | None = None, once: Once | None = None, **fields: Any
     ) -> tuple[VirtualKey, str]:
         """Stores a new virtual key and returns it with its secret, which is kept nowhere."""
-        secret = secret or SECRET_PREFIX + (once.secret if once else secrets.token_urlsafe(32))
+        secret = secret or (once.secret if once else new_secret())
         digest = self.digest(secret.encode())
         with self._write(once) as txn:
             self._require_new(txn, digest)
@@ -349,7 +348,7 @@ class Directory:
         once: Once | None = None,
     ) -> tuple[VirtualKey, str]:  # fmt: skip
         """Gives a key a new secret; the old one stops working at once. Conflict when revoked."""
-        secret = secret or SECRET_PREFIX + (once.secret if once else secrets.token_urlsafe(32))
+        secret = secret or (once.secret if once else new_secret())
         digest = self.digest(secret.encode())
         with self._write(once) as txn:
             old = expected(self._get(txn, "virtual_key", reference), expect)

@@ -13,6 +13,7 @@ import msgspec
 
 from bifrost.errors import Stale
 
+SECRET_PREFIX = "sk-bf-"
 Kind = Literal["customer", "team", "user", "virtual_key"]
 KINDS: tuple[Kind, ...] = ("customer", "team", "user", "virtual_key")
 PREFIX: dict[str, str] = {
@@ -28,6 +29,11 @@ PREFIX: dict[str, str] = {
 def new_id(kind: str) -> str:
     """A fresh id of the given kind, for example ``vk_0123456789abcdef``."""
     return PREFIX[kind] + secrets.token_hex(8)
+
+
+def new_secret() -> str:
+    """A fresh secret of a virtual key: the prefix and 256 random bits."""
+    return SECRET_PREFIX + secrets.token_urlsafe(32)
 
 
 def id_number(identifier: str) -> int:

@@ -17,7 +17,7 @@ import lmdb
 import msgspec
 
 from bifrost.errors import Reused
-from bifrost.governance.entities import Entity
+from bifrost.governance.entities import SECRET_PREFIX, Entity
 
 E = TypeVar("E", bound=Entity)
 KEPT_NS = 24 * 3_600_000_000_000
@@ -57,13 +57,13 @@ class Once:
 
     @property
     def secret(self) -> str:
-        """43 characters that only the master key and the nonce lead to."""
+        """A virtual key's secret that only the master key and the nonce lead to."""
         return self.secret_of(self.nonce)
 
     def secret_of(self, nonce: bytes) -> str:
         """The same for the nonce of an earlier answer."""
         digest = blake3.blake3(nonce + self.name, key=self._key).digest()
-        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+        return SECRET_PREFIX + base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 class Replays:
