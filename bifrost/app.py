@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.applications import Starlette
@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from bifrost.admin.api import Api
 from bifrost.admin.table import House
-from bifrost.call import Call
+from bifrost.call import Call, new_request_id
 from bifrost.config.load import (
     Loaded,
     Stamp,
@@ -34,7 +34,15 @@ from bifrost.config.load import (
 )
 from bifrost.config.settings import Settings
 from bifrost.core import Core
-from bifrost.doors.anthropic import AnthropicDoor, Handler, Receive, Scope, Send, broken_event
+from bifrost.doors.anthropic import (
+    AnthropicDoor,
+    Handler,
+    Receive,
+    Scope,
+    Send,
+    broken_event,
+    refusal_answer,
+)
 from bifrost.errors import BifrostError
 from bifrost.governance import admin_token
 from bifrost.governance.admission import check_model
@@ -42,8 +50,11 @@ from bifrost.governance.declared import Minted
 from bifrost.identify import Grant
 from bifrost.metering.catalogue import ModelInfo
 from bifrost.metrics import exposition
-from bifrost.pipeline import Pipeline
+from bifrost.pipeline import MAX_ANSWER, PING, Pipeline, is_stream
 from bifrost.watch import Watch
+
+if TYPE_CHECKING:
+    from bifrost._fast.listener import Hall
 
 log = logging.getLogger("bifrost.app")
 CHECK_S = 1.0
@@ -65,10 +76,12 @@ class App:
         read: Stamp = None,
         steward: bool = True,
         prepare: Callable[[Settings], Settings] | None = None,
+        native: bool = False,
     ) -> None:
         """``source`` is watched for changes; ``read`` is its stamp when ``settings`` were read.
 
         ``prepare`` completes freshly loaded settings (an address only the server knows).
+        ``native``: the compiled listener serves this app, so it gets a hall.
         """
         self.settings = settings
         self.data_dir = data_dir
@@ -76,6 +89,8 @@ class App:
         self.core: Core | None = None
         self._steward = steward
         self._prepare = prepare
+        self._native = native
+        self.hall: Hall | None = None
         self._hot: dict[str, Handler] = {}
         self._door: AnthropicDoor | None = None
         self._api: Api | None = None
@@ -156,6 +171,8 @@ class App:
             )
             self._hot = self._door.routes()
             self._api = Api(self._house(core))
+            if self._native:
+                self.hall = self._open_hall(self._pipeline, self._door)
             self.core = core
             loop = asyncio.get_running_loop()
             self._keeper = loop.create_task(self._keep())
@@ -172,6 +189,22 @@ class App:
             settings=lambda: core.settings,
             lanes=lambda: core.governor.lanes,
             usable=lambda grant: list(_usable(core, grant)),
+        )
+
+    def _open_hall(self, pipeline: Pipeline, door: AnthropicDoor) -> Hall:
+        """What the compiled listener needs to serve the hot routes by itself."""
+        from bifrost._fast.listener import Hall  # needs uvicorn, which only ``serve`` has for sure
+
+        return Hall(
+            pipeline.governor.desk,
+            pipeline,
+            _hot_targets(self.settings),
+            refusal=refusal_answer,
+            is_stream=is_stream,
+            new_request_id=new_request_id,
+            max_body_bytes=door.max_body_bytes,
+            max_answer=MAX_ANSWER,
+            ping=PING,
         )
 
     async def _with_mock(self, settings: Settings) -> Settings:
@@ -236,6 +269,9 @@ class App:
         self._pipeline.watch.ping_interval_ns = int(settings.server.ping_interval_s * 1e9)
         self._pipeline.debug_headers = settings.server.debug_headers
         self._door.max_body_bytes = settings.server.max_body_bytes
+        if self.hall is not None:
+            self.hall.max_body_bytes = settings.server.max_body_bytes
+            self.hall.targets = _hot_targets(settings)
         log.info("configuration loaded", extra={"file": str(self.source)})
         self._background(core.upstreams.retain(core.origins(), DRAIN_S))
 
@@ -289,6 +325,13 @@ def _usable(core: Core, grant: Grant) -> dict[str, ModelInfo]:
             if check_model(grant.chain, provider, info.id, info.id) is None:
                 found.setdefault(info.id, info)
     return found
+
+
+def _hot_targets(settings: Settings) -> dict[bytes, bytes]:
+    """The compiled listener has no way through a corporate proxy; then every request takes ours."""
+    if any(provider.network.proxy for provider in settings.providers.values()):
+        return {}
+    return AnthropicDoor.hot()
 
 
 def _model(info: ModelInfo) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 from bifrost._fast import client, gate, wire
 from bifrost._fast.gate import Exhausted
 from bifrost.call import Call
-from bifrost.errors import UpstreamError, UpstreamUnavailable
+from bifrost.errors import GatewayUnavailable, Refusal, UpstreamError, UpstreamUnavailable
 from bifrost.governor import Governor
 from bifrost.line import Line
 from bifrost.metering.usage import Usage, from_message, from_stream, output_estimate
@@ -33,7 +33,12 @@ MESSAGES, COUNT = b"/v1/messages", b"/v1/messages/count_tokens"
 
 
 class Pipeline:
-    """Carries calls of the Anthropic dialect to their provider and back."""
+    """Carries calls of the Anthropic dialect to their provider and back.
+
+    Two ways lead through it: ``messages`` and ``count_tokens`` for any ASGI server, and the
+    compiled listener's, which passes the same stations (``outgoing``, ``answered``, ``whole``,
+    ``opened``, ``passing``, ``ended``, ``failed``, ``close``) without a task of its own.
+    """
 
     def __init__(
         self,
@@ -58,32 +63,27 @@ class Pipeline:
             await self._wait_in_line(call, error)
             if call.gone:
                 return
-        self.watch.enter(call)
+        self.watch.enter(call, asyncio.current_task())
         try:
             await self._forward(call, MESSAGES + query)
-            if _is_stream(call):
+            if is_stream(call):
                 await self._stream(call, send)
             else:
-                await self._whole(call, send)
+                body = await call.exchange.read_all(MAX_ANSWER)
+                await _answer(call, send, self.whole(call, body), body)
         except asyncio.CancelledError:
             await self._cancelled(call, send)
         except UpstreamError as error:
             if call.streaming:
-                await self._broken_stream(call, send, str(error) + " Try again.")
+                await self._broken_stream(call, send, self.broken(call, error))
                 return
-            call.broke = True
-            call.status = UpstreamUnavailable.status
-            raise UpstreamUnavailable(f"{error} Try again shortly.") from error
+            raise self.failed(call, error) from error
         finally:
-            self.watch.leave(call)
-            if call.exchange is not None:
-                call.exchange.cancel()
-            if not call.settled:
-                self._settle_cut(call)
+            self.close(call)
 
     async def _wait_in_line(self, call: Call, error: Exhausted) -> None:
         """The budget is tight: waits its turn, watched like any other call that waits."""
-        self.watch.enter(call)
+        self.watch.enter(call, asyncio.current_task())
         try:
             await self.line.admit(call, error)
         except asyncio.CancelledError:
@@ -103,16 +103,17 @@ class Pipeline:
         call.broke = True
         if send is None or not call.streaming:
             raise call.cut
-        await self._broken_stream(call, send, str(call.cut), call.cut.kind)
+        await self._broken_stream(call, send, self.broken(call, call.cut))
 
     async def count_tokens(self, call: Call, send: Send, query: bytes) -> None:
         """Serves a token count: a key and an allowed model are needed, no money moves."""
         grant = self.governor.identify(call)
         call.lane = self.governor.lanes.find(grant, call.scan.model or "")
-        self.watch.enter(call)
+        self.watch.enter(call, asyncio.current_task())
         try:
             await self._forward(call, COUNT + query)
-            await self._answer(call, send, await call.exchange.read_all(MAX_ANSWER), [])
+            body = await call.exchange.read_all(MAX_ANSWER)
+            await _answer(call, send, self._headers(call, []), body)
         except asyncio.CancelledError:
             await self._cancelled(call, None)
         except UpstreamError as error:
@@ -124,6 +125,42 @@ class Pipeline:
 
     async def _forward(self, call: Call, target: bytes) -> None:
         """Sends the request upstream and waits for the head of the answer."""
+        request = self.outgoing(call, target)
+        try:
+            call.exchange = await call.lane.origin.send(request)
+        except UpstreamError as error:
+            call.sent_upstream = error.sent
+            raise
+        self.answered(call)
+
+    async def _stream(self, call: Call, send: Send) -> None:
+        """An SSE answer: each piece goes on as it comes."""
+        headers = self.opened(call)
+        await send({"type": "http.response.start", "status": call.status, "headers": headers})
+        call.streaming = True
+        exchange = call.exchange
+        while chunk := await exchange.read():
+            if chunk is client.WAKE:
+                if call.tap.boundary:
+                    await _piece(send, PING)
+                continue
+            self.passing(call, chunk)
+            await _piece(send, chunk)
+        self.ended(call)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _broken_stream(self, call: Call, send: Send, event: bytes) -> None:
+        """A stream ends early: the dialect's error event tells the client why."""
+        try:
+            await _piece(send, event)
+            await send({"type": "http.response.body", "body": b""})
+        except OSError:
+            call.gone = True
+
+    # -- the stations ----------------------------------------------------------------------
+
+    def outgoing(self, call: Call, target: bytes) -> list[bytes]:
+        """The request as it leaves for the provider of the call's lane, head and body."""
         lane = call.lane
         limit = call.output_limit or None
         body = anthropic_anthropic.request(call.body, call.scan, lane.renamed, limit)
@@ -134,34 +171,80 @@ class Pipeline:
             call.head.forward, len(body),
         )  # fmt: skip
         call.sent_upstream = True
-        try:
-            call.exchange = await origin.send([head, body])
-        except UpstreamError as error:
-            call.sent_upstream = error.sent
-            raise
+        return [head, body]
+
+    def answered(self, call: Call) -> None:
+        """The head of the provider's answer is there."""
+        exchange = call.exchange
         call.first_byte = call.last_byte = time.monotonic_ns()
-        call.status = call.exchange.status
-        for name, value in call.exchange.headers:
+        call.status = exchange.status
+        for name, value in exchange.headers:
             if name == b"request-id":
                 call.upstream_request = value.decode("latin-1")
 
-    # -- JSON answers ----------------------------------------------------------------------
-
-    async def _whole(self, call: Call, send: Send) -> None:
-        """A JSON answer: read whole, metered, settled, then sent in one piece."""
-        body = await call.exchange.read_all(MAX_ANSWER)
+    def whole(self, call: Call, body: bytes) -> Headers:
+        """Meters and settles an answer that is complete; returns the headers for the client."""
         extra: Headers = []
         if call.status == 200:
             cost = self.governor.settle(call, _usage_of(call, body), "ok")
             extra.append((b"x-bf-cost-usd", gate.usd(cost)))
         else:
             self.governor.settle(call, None, "error")
-        await self._answer(call, send, body, extra)
+        return self._headers(call, extra)
 
-    async def _answer(self, call: Call, send: Send, body: bytes, extra: Headers) -> None:
-        headers = self._headers(call, extra)
-        await send({"type": "http.response.start", "status": call.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+    def opened(self, call: Call) -> Headers:
+        """A stream begins; returns the headers for the client."""
+        call.tap = wire.Tap()
+        return [item for item in self._headers(call, []) if item[0] != b"content-length"]
+
+    def passing(self, call: Call, chunk: bytes) -> None:
+        """Sees a piece of a stream before it goes on; settles with the message's last event."""
+        call.last_byte = time.monotonic_ns()
+        tap = call.tap
+        tap.feed(chunk)
+        if tap.stopped and not call.settled:
+            self._settle_stream(call, "ok")
+
+    def ended(self, call: Call) -> None:
+        """The provider ended its stream; raises UpstreamError if it was not complete."""
+        tap = call.tap
+        tap.finish()
+        if not tap.stopped and tap.error is None:
+            raise UpstreamError("The provider ended its stream early.", sent=True)
+        if not call.settled:
+            self._settle_stream(call, "ok" if tap.stopped else "broken")
+
+    def broken(self, call: Call, why: BaseException) -> bytes:
+        """The dialect's event for a stream that ends early."""
+        call.broke = True
+        kind, text = "api_error", f"{why} Try again."
+        if isinstance(why, Refusal):
+            kind, text = why.kind, str(why)
+        elif not isinstance(why, UpstreamError):
+            log.error("a stream failed in the gateway", exc_info=why)
+            text = "The gateway failed in the middle of this answer. Try again."
+        log.warning("stream broken", extra={"request": call.request_id, "error": text})
+        lead = b"" if call.tap.boundary else b"\n\n"
+        return lead + self.broken_event(text, call.request_id, kind)
+
+    def failed(self, call: Call, error: BaseException) -> Refusal:
+        """There will be no answer: what the client is told instead."""
+        call.broke = True
+        if isinstance(error, Refusal):
+            return error
+        if not isinstance(error, UpstreamError):
+            log.error("a call failed in the gateway", exc_info=error)
+            return GatewayUnavailable("The gateway failed to serve this request; try again.")
+        call.status = UpstreamUnavailable.status
+        return UpstreamUnavailable(f"{error} Try again shortly.")
+
+    def close(self, call: Call) -> None:
+        """The end of every admitted call: nothing is watched, open or held any more."""
+        self.watch.leave(call)
+        if call.exchange is not None:
+            call.exchange.cancel()
+        if not call.settled:
+            self._settle_cut(call)
 
     def _headers(self, call: Call, extra: Headers) -> Headers:
         headers = wire.response_head(call.exchange.headers)
@@ -184,45 +267,6 @@ class Pipeline:
             (b"x-bf-budget-remaining-usd", gate.usd(left)),
             (b"x-bf-budget-reset", instant(resets_ns)),
         ]
-
-    # -- streams ---------------------------------------------------------------------------
-
-    async def _stream(self, call: Call, send: Send) -> None:
-        """An SSE answer: each piece goes on as it comes; settled with the message's last event."""
-        call.tap = tap = wire.Tap()
-        headers = [item for item in self._headers(call, []) if item[0] != b"content-length"]
-        await send({"type": "http.response.start", "status": call.status, "headers": headers})
-        call.streaming = True
-        exchange = call.exchange
-        while chunk := await exchange.read():
-            call.last_byte = time.monotonic_ns()
-            if chunk is client.WAKE:
-                if tap.boundary:
-                    await _piece(send, PING)
-                continue
-            tap.feed(chunk)
-            if tap.stopped and not call.settled:
-                self._settle_stream(call, "ok")
-            await _piece(send, chunk)
-        tap.finish()
-        if not tap.stopped and tap.error is None:
-            raise UpstreamError("The provider ended its stream early.", sent=True)
-        if not call.settled:
-            self._settle_stream(call, "ok" if tap.stopped else "broken")
-        await send({"type": "http.response.body", "body": b""})
-
-    async def _broken_stream(
-        self, call: Call, send: Send, why: str, kind: str = "api_error"
-    ) -> None:
-        """A stream ends early: the dialect's error event tells the client why."""
-        call.broke = True
-        log.warning("stream broken", extra={"request": call.request_id, "error": why})
-        lead = b"" if call.tap.boundary else b"\n\n"
-        try:
-            await _piece(send, lead + self.broken_event(why, call.request_id, kind))
-            await send({"type": "http.response.body", "body": b""})
-        except OSError:
-            call.gone = True
 
     def _settle_stream(self, call: Call, outcome: str) -> None:
         tap = call.tap
@@ -249,6 +293,11 @@ class Pipeline:
             self.governor.settle(call, None, "error")
 
 
+async def _answer(call: Call, send: Send, headers: Headers, body: bytes) -> None:
+    await send({"type": "http.response.start", "status": call.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
 async def _piece(send: Send, chunk: bytes) -> None:
     await send({"type": "http.response.body", "body": chunk, "more_body": True})
 
@@ -271,7 +320,8 @@ def _input_estimate(call: Call) -> int:
     return output_estimate(len(call.body))
 
 
-def _is_stream(call: Call) -> bool:
+def is_stream(call: Call) -> bool:
+    """Whether the provider answers with an event stream."""
     for name, value in call.exchange.headers:
         if name == b"content-type":
             return bool(value.startswith(b"text/event-stream")) and call.status == 200

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -95,13 +95,23 @@ class Supervisor:
     """Runs the gateway of one data directory until it is told to stop."""
 
     def __init__(
-        self, settings: Settings, data_dir: Path, source: Path | None, read: Stamp = None
+        self,
+        settings: Settings,
+        data_dir: Path,
+        source: Path | None,
+        read: Stamp = None,
+        *,
+        listener: str = "native",
     ) -> None:
-        """``read`` is the stamp of ``source`` from when ``settings`` were read."""
+        """``read`` is the stamp of ``source`` from when ``settings`` were read.
+
+        ``listener``: ``native``, the compiled one, or ``asgi``, uvicorn's own.
+        """
         Catalogue.load(_prices(settings))
         self.settings = settings
         self.data_dir = data_dir
         self.source = source
+        self.listener = listener
         self.children: list[Child] = []
         self.mock_url: str | None = None
         self._signals: list[int] = []
@@ -312,7 +322,13 @@ class Supervisor:
         import uvicorn
 
         from bifrost.farewell import Server
-        from bifrost.listener import JoinedProtocol
+
+        native = self.listener == "native"
+        protocol: Any
+        if native:
+            from bifrost._fast.listener import Listener as protocol
+        else:
+            from bifrost.listener import JoinedProtocol as protocol
 
         app = App(
             self.settings,
@@ -321,11 +337,12 @@ class Supervisor:
             read=self._stamp,
             steward=False,
             prepare=self._complete,
+            native=native,
         )
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http=JoinedProtocol,
+            http=protocol,
             ws="none",
             lifespan="on",
             access_log=False,

@@ -10,12 +10,19 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from bifrost.call import Call
 from bifrost.errors import Refusal
 
 TICK_S = 0.025
 SLOW_TICK_S = 0.05
+
+
+class Carrier(Protocol):
+    """What serves a call and can be told to end it."""
+
+    def cancel(self) -> object: ...
 
 
 class Watch:
@@ -32,21 +39,23 @@ class Watch:
         self.ping_interval_ns = int(ping_interval_s * 1e9)
         self._epoch, self._still = epoch, still
         self._known = epoch()
-        self._fresh: dict[Call, asyncio.Task[None]] = {}
-        self._watched: dict[Call, asyncio.Task[None]] = {}
+        self._fresh: dict[Call, Carrier] = {}
+        self._watched: dict[Call, Carrier] = {}
         self._fast: asyncio.TimerHandle | None = None
         self._slow: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._fresh) + len(self._watched)
 
-    def enter(self, call: Call) -> None:
-        """Begins to watch the call that the running task serves."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._fresh[call] = task
+    def enter(self, call: Call, carrier: Carrier | None) -> None:
+        """Begins to watch a call; ``carrier`` is the task that serves it, or what stands for one.
+
+        A call without ``receive`` has a carrier that notices by itself when its client leaves.
+        """
+        assert carrier is not None
+        self._fresh[call] = carrier
         if self._fast is None:
-            self._fast = task.get_loop().call_later(TICK_S, self._tick)
+            self._fast = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     def leave(self, call: Call) -> None:
         """Ends it; to be called exactly once per ``enter``."""
@@ -61,21 +70,22 @@ class Watch:
         loop = asyncio.get_running_loop()
         ripe = time.monotonic_ns() - int(TICK_S * 0.8e9)
         for call in [call for call in self._fresh if call.began <= ripe]:
-            task = self._watched[call] = self._fresh.pop(call)
-            call.watcher = loop.create_task(self._until_gone(call, task))
+            carrier = self._watched[call] = self._fresh.pop(call)
+            if call.receive is not None:
+                call.watcher = loop.create_task(self._until_gone(call, carrier))
         if self._fresh:
             self._fast = loop.call_later(TICK_S, self._tick)
         if self._watched and self._slow is None:
             self._slow = loop.call_later(SLOW_TICK_S, self._look)
 
-    async def _until_gone(self, call: Call, task: asyncio.Task[None]) -> None:
+    async def _until_gone(self, call: Call, carrier: Carrier) -> None:
         with contextlib.suppress(OSError):
             while (await call.receive())["type"] != "http.disconnect":
                 pass
         call.watcher = None
         if call in self._watched:
             call.gone = True
-            task.cancel()
+            carrier.cancel()
 
     def _look(self) -> None:
         self._slow = None
@@ -95,8 +105,8 @@ class Watch:
         """Ends the calls whose key, user, team or customer may not go on."""
         if self._still is None:
             return
-        for call, task in [*self._watched.items(), *self._fresh.items()]:
+        for call, carrier in [*self._watched.items(), *self._fresh.items()]:
             refusal = self._still(call)
             if refusal is not None and call.cut is None and not call.gone:
                 call.cut = refusal
-                task.cancel()
+                carrier.cancel()

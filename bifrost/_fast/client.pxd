@@ -24,12 +24,20 @@ cdef class Connection
 cdef class Pool
 
 
+cdef class Follower:
+    """Who is told of a response as it comes, instead of a task that awaits it."""
+
+    cdef int moved(self) except -1      # head, data, end or failure: look at the exchange
+    cdef int silent(self) except -1     # ``wake`` was called
+
+
 @cython.final
 @cython.freelist(64)
 cdef class Exchange:
     cdef Pool _pool
     cdef Connection _conn           # None once the response is complete or failed
     cdef object _waiter
+    cdef Follower _follower
     cdef list _chunks
     cdef Py_ssize_t _buffered
     cdef Py_ssize_t _unwritten      # of the request, when the deadline was last looked at
@@ -45,6 +53,7 @@ cdef class Exchange:
     cdef readonly bint complete
     cdef readonly bint early
 
+    cdef int follow(self, Follower follower) except -1
     cpdef object read_nowait(self)
     cpdef object cancel(self)
     cpdef object wake(self)
@@ -70,7 +79,7 @@ cdef class Connection:
     cdef bint keep                  # reusable after the present response
     cdef bint until_eof             # the present response ends with the connection
 
-    cdef Exchange begin(self, list request)
+    cdef Exchange begin(self, list request, Follower follower)
     cdef int check(self, double now) except -1
     cdef int lost(self, object error) except -1
     cdef int abort(self) except -1
@@ -116,6 +125,7 @@ cdef class Pool:
     cdef readonly object opened_total
     cdef readonly object reused_total
 
+    cdef Exchange start(self, list request, Follower follower)
     cdef int withdraw(self, Waiter waiter) except -1
     cdef int finished(self, Connection conn) except -1
     cdef int offer(self, Connection conn) except -1

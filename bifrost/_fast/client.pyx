@@ -51,11 +51,28 @@ class Broken(ClientError):
     """The connection was closed, reset, cancelled, or carried something that is not HTTP."""
 
 
+cdef class Follower:
+    def hear(self):
+        """``moved``, for the event loop."""
+        self.moved()
+
+    cdef int moved(self) except -1:
+        return 0
+
+    cdef int silent(self) except -1:
+        return 0
+
+
 cdef class Exchange:
     """One request and its response; whoever got it reads to the end or calls ``cancel``."""
 
     def __init__(self):
         raise TypeError("an Exchange comes from Pool.send()")
+
+    cdef int follow(self, Follower follower) except -1:
+        """Tells ``follower`` from now on; what is there already it must look at by itself."""
+        self._follower = follower
+        return 0
 
     async def read(self):
         """Next body bytes; ``b""`` at the complete end; ``WAKE`` if ``wake()`` came first."""
@@ -110,6 +127,7 @@ cdef class Exchange:
     cpdef object cancel(self):
         """Close the connection now and drop what was not read; nothing after the end."""
         cdef Connection conn = self._conn
+        self._follower = None
         if conn is not None:
             self._chunks.clear()
             self.fail(Broken, "was cut off by the gateway")
@@ -117,7 +135,9 @@ cdef class Exchange:
 
     cpdef object wake(self):
         """Let a waiting ``read()`` return ``WAKE``; nothing happens if nobody waits."""
-        if self._waiter is not None and self._head_done:
+        if self._follower is not None:
+            self._follower.silent()
+        elif self._waiter is not None and self._head_done:
             self._woken = True
             settle(self._waiter)
 
@@ -136,6 +156,8 @@ cdef class Exchange:
         self._conn.exchange = None
         self._conn = None
         self._pool.active -= 1
+        if self._follower is not None:
+            self._pool._loop.call_soon(self._follower.hear)
         return settle(self._waiter)
 
     cdef object error(self):
@@ -180,7 +202,10 @@ cdef class Connection:
             self.pool.finished(self)
         elif self.exchange is None:
             self.abort()
-        elif exchange._buffered > self.pool._high_water:
+            return
+        if exchange._follower is not None:
+            exchange._follower.moved()
+        if self.exchange is exchange and exchange._buffered > self.pool._high_water:
             exchange._deadline = 0
             if not self.paused:
                 self.paused = True
@@ -242,14 +267,16 @@ cdef class Connection:
             self.keep = False
         exchange.finish()
 
-    cdef Exchange begin(self, list request):
+    cdef Exchange begin(self, list request, Follower follower):
         cdef Exchange exchange = Exchange.__new__(Exchange)
         cdef Py_ssize_t total = 0
         for part in request:
             total += len(part)
         exchange._pool = self.pool
         exchange._conn = self
-        exchange._waiter = self.pool._loop.create_future()
+        exchange._follower = follower
+        if follower is None:
+            exchange._waiter = self.pool._loop.create_future()
         exchange._chunks = []
         exchange._unwritten = total
         exchange._begun = monotonic()
@@ -295,6 +322,8 @@ cdef class Connection:
         if exchange is not None:
             if self.until_eof and exchange._head_done and error is None:
                 exchange.finish()
+                if exchange._follower is not None:
+                    self.pool._loop.call_soon(exchange._follower.hear)
             else:
                 exchange._stale = (
                     self.reused and not exchange._touched
@@ -359,14 +388,14 @@ cdef class Pool:
         """Sends queued for a connection."""
         return len(self._waiters)
 
-    async def send(self, list request):
+    async def send(self, list request, bint again=False):
         """Send ``[head, body]`` and return once the response's head is there.
 
-        Raises ClientError. A request that met a dying kept connection is sent once more.
+        Raises ClientError. A request that met a dying kept connection is sent once more; ``again``
+        says that this is that time.
         """
         cdef Connection conn
         cdef Exchange exchange
-        cdef bint again = False
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         try:
@@ -379,7 +408,7 @@ cdef class Pool:
                 else:
                     conn = await self._obtain(again)
                 self.start_timer()
-                exchange = conn.begin(request)
+                exchange = conn.begin(request, None)
                 try:
                     await exchange._waiter
                 except BaseException:
@@ -395,6 +424,16 @@ cdef class Pool:
             if again:
                 error.sent = True
             raise self.raised(error) from None
+
+    cdef Exchange start(self, list request, Follower follower):
+        """Send on a kept connection and tell ``follower``; None if there is none to spare."""
+        cdef Connection conn
+        if self._closed or not self._idle:
+            return None
+        conn = self._idle.pop()
+        self.reused_total += 1
+        self.start_timer()
+        return conn.begin(request, follower)
 
     def close(self):
         """Close everything now: exchanges in flight break, later sends are refused."""

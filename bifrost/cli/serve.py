@@ -39,6 +39,9 @@ DEMO_BUDGETS = {"customer": "100", "team": "50", "user": "20", "virtual_key": "1
 @click.option("--port", type=click.IntRange(0, 65535), help="TCP port.  [default: 8080]")
 @click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: 1]")
 @click.option("--uds", help="Listen on a Unix socket instead.")
+@click.option("--listener", type=click.Choice(["native", "asgi"]), default="native",
+              envvar="BIFROST_LISTENER", show_default=True,
+              help="native: the compiled one; asgi: uvicorn's own.")  # fmt: skip
 def serve(
     config_file: Path | None,
     data_dir: Path | None,
@@ -46,6 +49,7 @@ def serve(
     port: int | None,
     workers: int | None,
     uds: str | None,
+    listener: str,
 ) -> None:
     """Run the gateway until SIGTERM or Ctrl-C.
 
@@ -69,7 +73,7 @@ def serve(
     settings = msgspec.structs.replace(settings, server=server)
     data = data_dir or Path(settings.data_dir or "data")
     configure_logs(settings)
-    supervisor = Supervisor(settings, data, config_file, read)
+    supervisor = Supervisor(settings, data, config_file, read, listener=listener)
     sock = supervisor.bind()
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     minted = supervisor.declare(settings)

@@ -21,7 +21,7 @@ from bifrost.errors import (
     RequestTooLarge,
     UnsupportedEncoding,
 )
-from bifrost.pipeline import Pipeline
+from bifrost.pipeline import MESSAGES, Pipeline
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -46,10 +46,13 @@ def broken_event(message: str, request_id: str, kind: str = "api_error") -> byte
     return b"event: error\ndata: " + error_body(kind, message, request_id) + b"\n\n"
 
 
-async def refuse(
-    send: Send, refusal: Refusal, request_id: str, more: Sequence[tuple[bytes, bytes]] = ()
-) -> None:
-    """Answers a refusal in this dialect, with ``more`` headers."""
+Headers = list[tuple[bytes, bytes]]
+
+
+def refusal_answer(
+    refusal: Refusal, request_id: str, more: Sequence[tuple[bytes, bytes]] = ()
+) -> tuple[int, Headers, bytes]:
+    """(status, headers, body) of a refusal in this dialect, with ``more`` headers."""
     body = error_body(refusal.kind, str(refusal), request_id)
     headers = [
         (b"content-type", b"application/json"),
@@ -64,7 +67,15 @@ async def refuse(
     headers += more
     if isinstance(refusal, RequestTooLarge):
         headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    return refusal.status, headers, body
+
+
+async def refuse(
+    send: Send, refusal: Refusal, request_id: str, more: Sequence[tuple[bytes, bytes]] = ()
+) -> None:
+    """Answers a refusal in this dialect, with ``more`` headers."""
+    status, headers, body = refusal_answer(refusal, request_id, more)
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
@@ -93,6 +104,11 @@ class AnthropicDoor:
         for probe in ("/anthropic", "/anthropic/", "/anthropic/api/hello", "/api/hello"):
             table[probe] = self.probe
         return table
+
+    @staticmethod
+    def hot() -> dict[bytes, bytes]:
+        """Paths whose usual requests the compiled listener serves -> the provider's path."""
+        return {b"/anthropic/v1/messages": MESSAGES, b"/v1/messages": MESSAGES}
 
     async def messages(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``POST /v1/messages``."""

@@ -84,17 +84,17 @@ class _Address(msgspec.Struct, frozen=True):
 class Origin:
     """One provider address: requests for it carry ``host_header`` and begin at ``path_prefix``."""
 
-    __slots__ = ("_pool", "authority", "host_header", "path_prefix")
+    __slots__ = ("authority", "host_header", "path_prefix", "pool")
 
     def __init__(self, pool: Pool | ProxiedPool, address: _Address, path_prefix: bytes) -> None:
-        self._pool = pool
+        self.pool = pool
         self.authority = address.authority
         self.host_header = address.host_header
         self.path_prefix = path_prefix
 
     def send(self, request: list[bytes]) -> Coroutine[Any, Any, Exchange]:
         """Send ``[head, body]``; awaits the response's head. Raises UpstreamError."""
-        return self._pool.send(request)
+        return self.pool.send(request)
 
 
 class Upstreams:
@@ -115,7 +115,7 @@ class Upstreams:
 
     async def retain(self, origins: Iterable[Origin], timeout_s: float) -> None:
         """Drop the pools none of these origins uses, after their exchanges or ``timeout_s``."""
-        kept = {id(origin._pool) for origin in origins}
+        kept = {id(origin.pool) for origin in origins}
         dropped = [key for key, pool in self._pools.items() if id(pool) not in kept]
         pools = [self._pools.pop(key) for key in dropped]
         await asyncio.gather(*(pool.drain(timeout_s) for pool in pools))

@@ -1,0 +1,54 @@
+# Attributes and internal methods of listener.pyx.
+from .call cimport Call
+from .client cimport Exchange, Follower
+from .desk cimport Desk
+
+
+cdef class Hall:
+    cdef public Desk desk
+    cdef public dict targets
+    cdef public object pipeline, refusal, is_stream, new_request_id
+    cdef public Py_ssize_t max_body_bytes, max_answer
+    cdef readonly set connections
+    cdef bytes ping
+    cdef double keep_alive_s
+    cdef object timer
+
+    cdef int start_timer(self) except -1
+
+
+cdef class Listener(Follower):
+    cdef object config, server_state, app_state, loop, transport, parser, cold, task
+    cdef Hall hall
+    cdef int state
+    cdef double touched                 # when something happened last
+    cdef bint lost, closing, write_paused, read_paused
+    # the request that comes in
+    cdef bytes head                     # its beginning, while the rest is missing
+    cdef bytes raw, url, query, target
+    cdef list headers, parts
+    cdef Py_ssize_t length, missing
+    cdef bint unusual, headed
+    cdef bytes held                     # what came behind it
+    # the call under way
+    cdef Call call
+    cdef Exchange exchange
+    cdef list request                   # until the provider answers
+    cdef bytes opening                  # head of a stream that waits for its first piece
+    cdef bint answering, streaming
+
+    cdef int _feed(self, bytes data) except -1
+    cdef int _begin(self, bytes data, Py_ssize_t end) except -1
+    cdef bint _hot(self) except -1
+    cdef int _read_whole(self) except -1
+    cdef int _cool(self, bytes data) except -1
+    cdef bint _admit(self, bytes body) except -1
+    cdef int _move(self, Exchange exchange) except -1
+    cdef int _gather(self, Exchange exchange) except -1
+    cdef int _answer(self, bytes body) except -1
+    cdef int _pass(self, Exchange exchange) except -1
+    cdef int _fail(self, error) except -1
+    cdef int _leave(self) except -1
+    cdef int _done(self) except -1
+    cdef bytes _head(self, int status, list headers, Py_ssize_t length)
+    cdef int _write(self, list parts) except -1

@@ -1,0 +1,35 @@
+from asyncio import AbstractEventLoop, BaseProtocol
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+from bifrost._fast.call import Call
+from bifrost._fast.desk import Desk
+
+Headers = list[tuple[bytes, bytes]]
+
+@final
+class Hall:
+    targets: dict[bytes, bytes]
+    max_body_bytes: int
+    max_answer: int
+    connections: set[Any]
+    def __init__(
+        self,
+        desk: Desk,
+        pipeline: Any,
+        targets: dict[bytes, bytes],
+        *,
+        refusal: Callable[[Any, str, Sequence[tuple[bytes, bytes]]], tuple[int, Headers, bytes]],
+        is_stream: Callable[[Call], bool],
+        new_request_id: Callable[[], str],
+        max_body_bytes: int,
+        max_answer: int,
+        ping: bytes,
+        keep_alive_s: float = 75.0,
+    ) -> None: ...
+
+@final
+class Listener(BaseProtocol):
+    def __init__(
+        self, config: Any, server_state: Any, app_state: Any, _loop: AbstractEventLoop | None = None
+    ) -> None: ...

@@ -1,0 +1,553 @@
+"""The listener: the connections of clients under ``bifrost serve``, one object each.
+
+A request on a hot route that the desk admits goes its whole way here, from callback to callback,
+without a task, a scope or a message. Everything else goes, byte for byte as it came, to uvicorn's
+own protocol and so to the app. Heads are parsed by llhttp (through httptools) on both ways.
+"""
+
+import asyncio
+import logging
+from http import HTTPStatus
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memcmp
+
+from httptools import HttpRequestParser
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from .call cimport Call
+from .client cimport Exchange, Follower, Pool, monotonic
+from .client import Broken
+from .desk cimport Desk
+from .gate import Exhausted, GateError
+from .wire cimport Head
+from .wire import WireError, read_head, scan as scan_body
+
+log = logging.getLogger("bifrost.listener")
+
+cdef enum:
+    MOST_HEAD = 65_536          # bytes; a longer head is left to uvicorn
+    MOST_HELD = 65_536          # bytes of pipelined requests before reading pauses
+    JOIN_BELOW = 16_384         # one copy of so few bytes is cheaper than a vectored write
+
+cdef enum:
+    IDLE, HEAD, BODY, BUSY, ASGI
+
+cdef double SWEEP_S = 5.0
+cdef dict _STATUS = {}
+
+
+cdef bytes _status_line(int status):
+    line = _STATUS.get(status)
+    if line is None:
+        try:
+            phrase = HTTPStatus(status).phrase
+        except ValueError:
+            phrase = ""
+        line = _STATUS[status] = f"HTTP/1.1 {status} {phrase}\r\n".encode()
+    return line
+
+
+class Cold(HttpToolsProtocol):
+    """uvicorn's protocol for what is not hot; knows whether it is between two requests."""
+
+    between = True
+
+    def on_message_begin(self):
+        self.between = False
+        super().on_message_begin()
+
+    def on_message_complete(self):
+        self.between = True
+        super().on_message_complete()
+
+    def free(self):
+        """Whether every request it got is read and answered."""
+        cycle = self.cycle
+        return self.between and not self.pipeline and (cycle is None or cycle.response_complete)
+
+
+@cython.final
+cdef class Hall:
+    """What the connections of one worker share.
+
+    ``targets`` maps the paths of hot routes, as they stand on the wire, to the provider's path.
+    ``pipeline`` has the stations of a call; ``refusal(refusal, request id, more headers)`` renders
+    (status, headers, body) in the door's dialect; ``is_stream(call)`` tells kinds of answers apart.
+    """
+
+    def __init__(self, Desk desk not None, pipeline, dict targets not None, *, refusal, is_stream,
+                 new_request_id, Py_ssize_t max_body_bytes, Py_ssize_t max_answer, bytes ping,
+                 double keep_alive_s=75.0):
+        self.desk = desk
+        self.pipeline = pipeline
+        self.targets = targets
+        self.refusal = refusal
+        self.is_stream = is_stream
+        self.new_request_id = new_request_id
+        self.max_body_bytes = max_body_bytes
+        self.max_answer = max_answer
+        self.ping = ping
+        self.keep_alive_s = keep_alive_s
+        self.connections = set()
+
+    def sweep(self):
+        """Closes connections on which nothing happened for too long."""
+        cdef Listener one
+        cdef double old = monotonic() - self.keep_alive_s
+        self.timer = None
+        for one in list(self.connections):
+            if one.state < BUSY and one.touched < old:
+                one.transport.close()
+        self.start_timer()
+
+    cdef int start_timer(self) except -1:
+        if self.timer is None and self.connections:
+            self.timer = asyncio.get_running_loop().call_later(SWEEP_S, self.sweep)
+        return 0
+
+
+@cython.final
+cdef class Listener(Follower):
+    """One connection of a client; made by uvicorn as its HTTP protocol."""
+
+    def __init__(self, config, server_state, app_state, _loop=None):
+        self.config, self.server_state, self.app_state = config, server_state, app_state
+        self.loop = _loop or asyncio.get_event_loop()
+        self.hall = getattr(config.loaded_app, "hall", None)
+        self.state = IDLE
+
+    # -- what the transport calls --------------------------------------------------------------
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.touched = monotonic()
+        self.server_state.connections.add(self)
+        if self.hall is not None:
+            self.hall.connections.add(self)
+            self.hall.start_timer()
+
+    def connection_lost(self, error):
+        self.lost = True
+        self.server_state.connections.discard(self)
+        if self.hall is not None:
+            self.hall.connections.discard(self)
+        if self.cold is not None:
+            self.cold.connection_lost(error)
+        cdef Call call = self.call
+        if call is not None:
+            call.gone = True
+            self._leave()
+        self.parser = None
+
+    def eof_received(self):
+        return None
+
+    def pause_writing(self):
+        self.write_paused = True
+        if self.cold is not None:
+            self.cold.pause_writing()
+
+    def resume_writing(self):
+        self.write_paused = False
+        if self.cold is not None:
+            self.cold.resume_writing()
+        if self.exchange is not None:
+            self.moved()
+
+    def shutdown(self):
+        """The worker stops: ends what is idle now, the rest with its answer."""
+        self.closing = True
+        if self.state == ASGI and not self.cold.free():
+            self.cold.shutdown()
+        elif self.state != BUSY:
+            self.transport.close()
+
+    def data_received(self, bytes data):
+        self.touched = monotonic()
+        if self.state == ASGI:
+            if not self.cold.free():
+                self.cold.data_received(data)
+                return
+            self.cold._unset_keepalive_if_required()
+            self.state = IDLE
+        if self.state == BUSY:
+            self.held = data if self.held is None else self.held + data
+            if PyBytes_GET_SIZE(self.held) > MOST_HELD and not self.read_paused:
+                self.read_paused = True
+                self.transport.pause_reading()
+            return
+        self._feed(data)
+
+    # -- a request comes in --------------------------------------------------------------------
+
+    cdef int _feed(self, bytes data) except -1:
+        """Takes bytes of a request: up to the end of its head, then of its body."""
+        cdef Py_ssize_t end
+        if self.state == BODY:
+            self.parts.append(data)
+            self.missing -= PyBytes_GET_SIZE(data)
+            if self.missing <= 0:
+                self._read_whole()
+            return 0
+        if self.head is not None:
+            data, self.head = self.head + data, None
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            self.state = HEAD
+            if PyBytes_GET_SIZE(data) > MOST_HEAD or self.hall is None:
+                self._cool(data)
+            else:
+                self.head = data
+            return 0
+        self._begin(data, end + 4)
+        return 0
+
+    cdef int _begin(self, bytes data, Py_ssize_t end) except -1:
+        """The head is there: hot requests get a body, everything else goes to uvicorn."""
+        cdef bytes head = data if end == PyBytes_GET_SIZE(data) else data[:end]
+        self.headers = []
+        self.url = b""
+        self.length = -1
+        self.unusual = self.headed = False
+        self.parser = HttpRequestParser(self)
+        try:
+            self.parser.feed_data(head)
+        except Exception:
+            self.unusual = True
+        if not self._hot():
+            self._cool(data)
+            return 0
+        self.raw = head
+        self.missing = self.length - (PyBytes_GET_SIZE(data) - end)
+        self.parts = [data[end:]] if end < PyBytes_GET_SIZE(data) else []
+        if self.missing > 0:
+            self.state = BODY
+        else:
+            self._read_whole()
+        return 0
+
+    cdef bint _hot(self) except -1:
+        cdef Hall hall = self.hall
+        cdef bytes path = self.url
+        cdef Py_ssize_t mark
+        if hall is None or self.unusual or not self.headed or self.length < 0:
+            return False
+        if self.length > hall.max_body_bytes:
+            return False
+        parser = self.parser
+        if parser.get_method() != b"POST" or not parser.should_keep_alive():
+            return False
+        mark = path.find(b"?")
+        self.query = b""
+        if mark >= 0:
+            self.query, path = path[mark:], path[:mark]
+            if b"key=" in self.query:       # a credential
+                return False
+        self.target = hall.targets.get(path)
+        return self.target is not None
+
+    def on_url(self, bytes url):
+        self.url += url
+
+    def on_header(self, bytes name, bytes value):
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(name)
+        self.headers.append((name, value))
+        if size == 14:
+            if name.lower() == b"content-length":
+                self.unusual |= self.length >= 0 or not value.isdigit() or len(value) > 12
+                self.length = -1 if self.unusual else int(value)
+        elif size == 6 or size == 7 or size == 16 or size == 17:
+            self.unusual |= name.lower() in (
+                b"expect", b"upgrade", b"content-encoding", b"transfer-encoding")
+
+    def on_headers_complete(self):
+        self.headed = True
+
+    def on_body(self, bytes data):
+        self.unusual = True         # the head ended before the blank line that was looked for
+
+    cdef int _read_whole(self) except -1:
+        """The request is complete; what follows it waits."""
+        cdef bytes body = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
+        self.parts = None
+        if self.missing < 0:
+            self.held = body[self.length:]
+            body = body[:self.length]
+        self.state = BUSY
+        if not self._admit(body):
+            rest, self.held = self.held, None
+            raw, self.raw = self.raw, None
+            self._cool(raw + body if rest is None else raw + body + rest)
+        return 0
+
+    cdef int _cool(self, bytes data) except -1:
+        """Leaves this request, as it came, and what follows it to uvicorn's protocol."""
+        if self.cold is None:
+            self.cold = Cold(self.config, self.server_state, self.app_state, self.loop)
+            self.cold.connection_made(self.transport)
+            self.server_state.connections.discard(self.cold)    # we speak for it
+            if self.write_paused:
+                self.cold.pause_writing()
+        self.state = ASGI
+        self.head = self.parser = self.headers = None
+        if self.closing:
+            self.cold.shutdown()
+        self.cold.data_received(data)
+        return 0
+
+    # -- the call ------------------------------------------------------------------------------
+
+    cdef bint _admit(self, bytes body) except -1:
+        """Admits and sends the request; False when that is not for us to decide."""
+        cdef Hall hall = self.hall
+        cdef Head head
+        cdef Call call
+        try:
+            head = read_head(self.headers)
+            call = Call.__new__(Call, None, None)
+            call.head, call.body, call.scan = head, body, scan_body(body)
+            if head.request_id is not None:
+                call.request_id = head.request_id.decode()
+            else:
+                call.request_id = hall.new_request_id()
+            if not hall.desk.admit(call):
+                return False
+        except (WireError, Exhausted, GateError):
+            return False        # the app finds the same, and words it
+        self.raw = self.headers = self.parser = None
+        self.call = call
+        self.streaming = self.answering = False
+        try:
+            hall.pipeline.watch.enter(call, self)
+            self.request = hall.pipeline.outgoing(call, self.target + self.query)
+            pool = call.lane.origin.pool
+            self.exchange = (<Pool?>pool).start(self.request, self)
+            if self.exchange is None:
+                self.task = self.loop.create_task(self._send(pool, False))
+        except BaseException:
+            self._leave()
+            self.transport.abort()
+            raise
+        return True
+
+    async def _send(self, pool, bint again):
+        """Sends where a connection must be made or waited for first."""
+        cdef Call call = self.call
+        try:
+            exchange = await (pool.send(self.request, True) if again else pool.send(self.request))
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            if self.call is call:
+                self.task = None
+                call.sent_upstream = getattr(error, "sent", True)
+                self._fail(error)
+            return
+        if self.call is not call:
+            exchange.cancel()
+            return
+        self.task = None
+        call.exchange = self.exchange = exchange
+        self.exchange.follow(self)
+        self.moved()
+
+    def cancel(self):
+        """The watch ends this call: what its key may do was taken back."""
+        cdef Call call = self.call
+        if call is None or call.cut is None:
+            return
+        self._fail(call.cut)
+
+    cdef int moved(self) except -1:
+        """Something came from the provider, or the client takes more."""
+        cdef Exchange exchange = self.exchange
+        if self.call is None or exchange is None:
+            return 0
+        try:
+            self._move(exchange)
+        except BaseException as error:
+            self._fail(error)
+        return 0
+
+    cdef int _move(self, Exchange exchange) except -1:
+        cdef Call call = self.call
+        cdef Hall hall = self.hall
+        if not self.answering:
+            if not exchange._head_done:
+                if exchange._failure is None:
+                    return 0
+                if exchange._stale and self.request is not None:
+                    self.exchange = None
+                    self.task = self.loop.create_task(self._send(exchange._pool, True))
+                    return 0
+                call.sent_upstream = True
+                raise exchange._pool.raised(exchange.error())
+            self.answering = True
+            self.request = self.parts = None
+            self.missing = 0
+            call.exchange = exchange
+            hall.pipeline.answered(call)
+            self.streaming = hall.is_stream(call)
+            if self.streaming:
+                self.opening = self._head(call.status, hall.pipeline.opened(call), -1)
+                call.streaming = True
+        if self.streaming:
+            return self._pass(exchange)
+        return self._gather(exchange)
+
+    cdef int _gather(self, Exchange exchange) except -1:
+        """An answer that must be whole before anything of it goes on."""
+        cdef Hall hall = self.hall
+        chunk = exchange.read_nowait()
+        if chunk is None:
+            return 0
+        if exchange.complete and self.parts is None:
+            return self._answer(chunk)
+        if self.parts is None:
+            self.parts = []
+        self.parts.append(chunk)
+        self.missing += PyBytes_GET_SIZE(chunk)
+        if self.missing > hall.max_answer:
+            text = f"sent a response of more than {hall.max_answer} bytes"
+            raise exchange._pool.raised(Broken(text, sent=True))
+        if exchange.complete:
+            chunk, self.parts = b"".join(self.parts), None
+            return self._answer(chunk)
+        return 0
+
+    cdef int _answer(self, bytes body) except -1:
+        """A whole answer: settled, then written."""
+        cdef Call call = self.call
+        headers = self.hall.pipeline.whole(call, body)
+        head = self._head(call.status, headers, PyBytes_GET_SIZE(body))
+        self._write([head, body])
+        return self._done()
+
+    cdef int _pass(self, Exchange exchange) except -1:
+        """Pieces of a stream go on as they come, unless the client is slow."""
+        cdef Call call = self.call
+        cdef list out = []
+        if self.opening is not None:
+            out.append(self.opening)
+            self.opening = None
+        if not self.write_paused:
+            chunk = exchange.read_nowait()
+            if chunk is not None:
+                if PyBytes_GET_SIZE(chunk):
+                    self.hall.pipeline.passing(call, chunk)
+                    out += (b"%x\r\n" % PyBytes_GET_SIZE(chunk), chunk, b"\r\n")
+                if exchange.complete:
+                    self.hall.pipeline.ended(call)
+                    out.append(b"0\r\n\r\n")
+                    self._write(out)
+                    return self._done()
+        if out:
+            self._write(out)
+        return 0
+
+    cdef int silent(self) except -1:
+        """The provider is silent: the client hears that the stream still lives."""
+        cdef Call call = self.call
+        if call is not None and self.streaming and call.tap.boundary and not self.write_paused:
+            self._write([b"%x\r\n" % len(self.hall.ping), self.hall.ping, b"\r\n"])
+        return 0
+
+    cdef int _fail(self, error) except -1:
+        """The call ends early: the client gets the dialect's event or refusal."""
+        cdef Call call = self.call
+        cdef Hall hall = self.hall
+        pipeline = hall.pipeline
+        try:
+            if self.streaming:
+                event = pipeline.broken(call, error)
+                if self.opening is not None:
+                    event_head, self.opening = self.opening, None
+                    self.transport.write(event_head)
+                self._write([b"%x\r\n" % len(event), event, b"\r\n0\r\n\r\n"])
+            else:
+                refusal = pipeline.failed(call, error)
+                more = pipeline.budget(call)
+                pipeline.close(call)
+                status, headers, body = hall.refusal(refusal, call.request_id, more)
+                self._write([self._head(status, headers, -2), body])
+        except BaseException:
+            log.exception("a call could not be ended well", extra={"request": call.request_id})
+            self._leave()
+            self.transport.abort()
+            return 0
+        return self._done()
+
+    cdef int _leave(self) except -1:
+        """Lets go of the call, settled for what flowed."""
+        cdef Call call = self.call
+        cdef Exchange exchange = self.exchange
+        self.call = self.exchange = self.request = self.opening = self.parts = None
+        task, self.task = self.task, None
+        if task is not None:
+            task.cancel()
+        if exchange is not None:
+            exchange._follower = None
+            if call.exchange is None:
+                exchange.cancel()
+        self.hall.pipeline.close(call)
+        return 0
+
+    cdef int _done(self) except -1:
+        """The answer is written; the next request may come."""
+        cdef bytes held = self.held
+        self._leave()
+        self.state = IDLE
+        self.touched = monotonic()
+        if self.closing:
+            self.transport.close()
+        elif held is not None:
+            self.held = None
+            self.loop.call_soon(self._next, held)
+        return 0
+
+    def _next(self, bytes held):
+        """A pipelined request, after the answer to the one before it."""
+        if self.read_paused:
+            self.read_paused = False
+            if not self.lost:
+                self.transport.resume_reading()
+        if self.lost or self.transport.is_closing():
+            return
+        self.data_received(held)
+
+    # -- writing -------------------------------------------------------------------------------
+
+    cdef bytes _head(self, int status, list headers, Py_ssize_t length):
+        """A head; ``length`` of the body, -1 for one in chunks, -2 if the headers say it."""
+        cdef list out = [_status_line(status)]
+        cdef bytes name, value
+        for name, value in self.server_state.default_headers:
+            if name == b"connection":       # a worker that retires parts with its clients
+                self.closing = True
+            else:
+                out += (name, b": ", value, b"\r\n")
+        for name, value in headers:
+            if length != -2 and PyBytes_GET_SIZE(name) == 14 and name == b"content-length":
+                continue
+            out += (name, b": ", value, b"\r\n")
+        if length >= 0:
+            out.append(b"content-length: %d\r\n" % length)
+        elif length == -1:
+            out.append(b"transfer-encoding: chunked\r\n")
+        if self.closing:
+            out.append(b"connection: close\r\n")
+        out.append(b"\r\n")
+        return b"".join(out)
+
+    cdef int _write(self, list parts) except -1:
+        cdef Py_ssize_t total = 0
+        cdef bytes part
+        for part in parts:
+            total += PyBytes_GET_SIZE(part)
+        if total <= JOIN_BELOW:
+            self.transport.write(b"".join(parts))
+        else:
+            self.transport.writelines(parts)
+        return 0
