@@ -18,7 +18,8 @@ from typing import Any
 import httpx
 
 from bifrost._fast.gate import Gate
-from bifrost.cli.store import budgets_shown, opened
+from bifrost.cli.store import budgets_shown
+from bifrost.core import stores
 from bifrost.governance.directory import Directory
 from bifrost.governance.entities import Kind
 
@@ -187,7 +188,7 @@ class RunningGateway(Process):
     def stores(self) -> tuple[Directory, Gate]:
         """The gateway's own stores, opened once in this process until ``stop``."""
         if self._stores is None:
-            self._stores = self._open.enter_context(opened(self.data_dir))
+            self._stores = self._open.enter_context(stores(self.data_dir))
         return self._stores
 
     def spent(self) -> dict[str, tuple[str, str]]:
