@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -241,3 +243,28 @@ def test_a_store_that_fails_is_503_and_comes_back(tmp_path: Path) -> None:
             assert admin("GET", "/usage").status_code == 200
     finally:
         gateway.stop()
+
+
+def test_the_documented_commands_work(admin: Admin) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "admin-api.md").read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) >= 4
+    environment = os.environ | {
+        "GATEWAY": admin.url, "AUTH": f"Authorization: Bearer {admin.token}"
+    }  # fmt: skip
+    for block in blocks:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block],
+            env=environment, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+    (team,) = admin.get("/governance/teams?q=platform")["items"]
+    assert team["budgets"][0]["max_limit"] == "500.00"
+    assert admin.get("/governance/virtual-keys/ann-dev")["is_active"] is False
+
+
+def test_the_documented_routes_exist() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "admin-api.md").read_text()
+    for row in operations():
+        last = [part for part in row.segments if part[0] != "{"][-1]
+        assert last in text, row.path

@@ -153,7 +153,9 @@ def change(house: House, ask: Ask) -> Reply:
             raise _dangling(house, kind, spec) from None
         tag = tags.tag_of(house.directory, entity)
         return Reply(value=objects.shown(kind, entity, house.gate), headers={"etag": tag})
-    raise Problem(503, "The object is being changed all the time; try again.")
+    raise Problem(
+        503, "The object is being changed all the time; try again.", headers={"retry-after": "1"}
+    )
 
 
 def remove(house: House, ask: Ask) -> Reply:
