@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import quote, unquote
 
 import msgspec
+from msgspec import UNSET
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
@@ -92,7 +93,7 @@ class Api:
             )
         client = request.client
         self._access.require(operation, request.headers, client.host if client else "")
-        document = await _document(request) if request.method in _WITH_BODY else None
+        document = await _document(request) if request.method in _WITH_BODY else UNSET
         ask = Ask(
             operation=operation,
             path="/" + "/".join(quote(part, safe="") for part in segments),
@@ -104,7 +105,7 @@ class Api:
             document=document,
             request_id=request_id,
         )
-        if operation.body is not None and document is None:
+        if operation.body is not None and document is UNSET:
             raise Problem(400, "This needs a body: a JSON object.")
         reply = await run_in_threadpool(self._done, ask)
         return _response(reply)
@@ -146,7 +147,7 @@ def _split(scope: Scope) -> tuple[str, list[str]]:
 
 
 async def _document(request: Request) -> object:
-    """The body's JSON, or None without a body; raises Problem 400, 413 or 415."""
+    """The body's JSON, or UNSET without a body; raises Problem 400, 413 or 415."""
     body = bytearray()
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and int(length[:20]) > MOST_BYTES:
@@ -156,7 +157,7 @@ async def _document(request: Request) -> object:
         if len(body) > MOST_BYTES:
             raise _too_large()
     if not body:
-        return None
+        return UNSET
     _require_json(request.headers)
     try:
         return documents.from_json(body.decode("utf-8"))

@@ -70,18 +70,27 @@ class _Schemas:
             found = (row.query, row.body, row.answer)
             kinds += [kind for kind in found if kind not in (None, NoQuery, *kinds)]
         schemas, components = msgspec.json.schema_components(kinds, ref_template=REFERENCE)
-        self._of = dict(zip(map(id, kinds), schemas, strict=True))
+        self._of = dict(zip(kinds, schemas, strict=True))
         self.components: dict[str, Any] = _plain(components)
         for row in rows:
             if row.body is not None and row.partial:
                 whole = self.components[row.body.__name__]
-                self.components[changes(row.body)] = {
-                    key: value for key, value in whole.items() if key != "required"
-                } | {"title": changes(row.body)}
+                self.components[changes(row.body)] = _partial(whole, changes(row.body))
 
     def of(self, kind: Any) -> dict[str, Any]:
         """The schema of a type, by reference where it is a struct."""
-        return dict(_plain(self._of[id(kind)]))
+        return dict(_plain(self._of[kind]))
+
+
+def _partial(whole: dict[str, Any], title: str) -> dict[str, Any]:
+    """The schema of changes: no member has to be there or gets a value by not being there."""
+    properties = {
+        name: {key: value for key, value in schema.items() if key != "default"}
+        for name, schema in whole["properties"].items()
+        if name != "value"  # changed by rotation only
+    }
+    kept = {key: value for key, value in whole.items() if key != "required"}
+    return {**kept, "title": title, "properties": properties}
 
 
 def changes(body: type[msgspec.Struct]) -> str:
@@ -107,7 +116,9 @@ def document(rows: Sequence[Operation]) -> dict[str, Any]:
     schemas = _Schemas(rows)
     paths: dict[str, dict[str, Any]] = {}
     for row in rows:
-        paths.setdefault(row.path, {})[row.method.lower()] = _operation(row, schemas)
+        shown = paths.setdefault(row.path, {})[row.method.lower()] = _operation(row, schemas)
+        if row.status == 201:
+            shown["responses"]["201"]["links"] = _links(row, rows)
     used = schemas.components
     for query in {row.query.__name__ for row in rows}:
         used.pop(query, None)
@@ -158,6 +169,15 @@ def _operation(row: Operation, schemas: _Schemas) -> dict[str, Any]:
         }
     shown["responses"] = _responses(row, schemas)
     return shown
+
+
+def _links(row: Operation, rows: Sequence[Operation]) -> dict[str, Any]:
+    """What can be done with a new object: the operations of its own path and below."""
+    return {
+        other.name: {"operationId": other.name, "parameters": {"id": "$response.body#/id"}}
+        for other in rows
+        if other.path.startswith(f"{row.path}/{{id}}")
+    }
 
 
 def _path_parameters(row: Operation) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from bifrost.admin import bodies, objects, tags
 from bifrost.admin.problems import Problem, invalid
@@ -131,10 +132,10 @@ def change(house: House, ask: Ask) -> Reply:
     kind, reference = _kind(ask), ask.params["id"]
     for _ in range(MOST_TRIES):
         old = house.directory.get(kind, reference)
-        bound = tags.require_match(ask.headers, tags.tag_of(house.directory, old))
         spec, given = bodies.governed(kind, ask.document, house.settings(), name=old.name)
         if "value" in given:
             raise invalid(422, [("value", "a secret is changed with POST …/rotate; leave it out")])
+        bound = tags.require_match(ask.headers, tags.tag_of(house.directory, old))
         changes = {
             name: value for name, value in _fields(spec, old).items() if name in given
         } | _moved(kind, spec, given, old)
@@ -152,7 +153,9 @@ def change(house: House, ask: Ask) -> Reply:
             raise _dangling(house, kind, spec) from None
         tag = tags.tag_of(house.directory, entity)
         return Reply(value=objects.shown(kind, entity, house.gate), headers={"etag": tag})
-    raise Problem(503, "The object is being changed all the time; try again.")
+    raise Problem(
+        503, "The object is being changed all the time; try again.", headers={"retry-after": "1"}
+    )
 
 
 def remove(house: House, ask: Ask) -> Reply:
@@ -169,7 +172,7 @@ def remove(house: House, ask: Ask) -> Reply:
 
 def rotate(house: House, ask: Ask) -> Reply:
     """A new secret; the old one stops working at once."""
-    if ask.document not in (None, {}):
+    if ask.document is not UNSET and ask.document != {}:
         raise invalid(422, [("", "rotate takes no body")])
     try:
         once = _once(house, ask, "virtual_key")
@@ -235,7 +238,8 @@ def _once(house: House, ask: Ask, kind: Kind) -> Once | None:
     if not 1 <= len(key) <= 255:
         raise invalid(400, [("Idempotency-Key", "expected 1 to 255 characters")])
     name = msgspec.json.encode([ask.operation.name, ask.params.get("id"), key])
-    content = msgspec.json.encode(ask.document, order="sorted")
+    sent = ask.document if ask.document is not UNSET else {}
+    content = msgspec.json.encode(sent, order="sorted")
     directory = house.directory
     return directory.once(
         directory.digest(b"once\0" + name),

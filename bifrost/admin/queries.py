@@ -89,6 +89,8 @@ def _convert(
     value: Any = [part for text in texts for part in text.split(",") if part] if many else texts[0]
     if len(texts) > 1 and not many:
         errors.append((name, "given more than once"))
+    elif texts == ["null"] and field.default is None:  # left out is null, not said to be
+        errors.append((name, "expected a value; leave it out instead"))
     elif not all(part.isprintable() for part in texts):
         errors.append((name, "holds a control or other unprintable character"))
     else:

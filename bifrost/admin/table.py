@@ -44,7 +44,7 @@ class House(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ask(msgspec.Struct, kw_only=True):
-    """One request as an operation sees it. ``document`` is the body's JSON, None without one."""
+    """One request as an operation sees it. ``document`` is the body's JSON, UNSET without."""
 
     operation: Operation
     path: str

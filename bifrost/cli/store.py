@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import getpass
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,13 +13,13 @@ import click
 import msgspec
 
 from bifrost._fast.gate import Gate
+from bifrost.admin import objects
+from bifrost.admin.objects import whole as timestamp
 from bifrost.audit.policy import acting
 from bifrost.core import stores
 from bifrost.errors import StoreError
-from bifrost.governance.budgets import budget_window
 from bifrost.governance.directory import Directory
-from bifrost.governance.entities import Budget, Entity, Override, id_number
-from bifrost.money import usd
+from bifrost.governance.entities import Budget, Entity
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -66,43 +64,7 @@ def _user() -> str:
 
 def budgets_shown(budgets: Sequence[Budget], gate: Gate) -> list[dict[str, Any]]:
     """Budgets in the contract's form with what is spent and held in their present windows."""
-    now = time.time_ns()
-    windows = [budget_window(budget, now) for budget in budgets]
-    cells = gate.counters(
-        [(id_number(b.id), start) for b, (start, _) in zip(budgets, windows, strict=True)]
-    )
-    return [
-        {
-            "id": budget.id,
-            "max_limit": usd(budget.max_limit),
-            "reset_duration": budget.reset_duration,
-            "calendar_aligned": budget.calendar_aligned,
-            "time_zone": budget.time_zone,
-            "fiscal_start": budget.fiscal_start,
-            "provider": budget.provider,
-            "overdraft": budget.overdraft,
-            "tight": budget.tight,
-            "current_usage": usd(cell[0], places=0) if cell[0] else "0",
-            "reserved": usd(cell[1], places=0) if cell[1] else "0",
-            "resets_at": timestamp(end),
-            "reset_at": timestamp(budget.reset_at) if budget.reset_at else None,
-            "reset_reason": budget.reset_reason,
-            "override": override_shown(budget.override, now),
-        }
-        for budget, (_, end), cell in zip(budgets, windows, cells, strict=True)
-    ]
-
-
-def override_shown(override: Override | None, now_ns: int) -> dict[str, Any] | None:
-    """The limit that holds for a while, or None when there is none or its time is over."""
-    if override is None or now_ns >= override.end_at:
-        return None
-    return {
-        "max_limit": usd(override.max_limit),
-        "start_at": timestamp(override.start_at),
-        "end_at": timestamp(override.end_at),
-        "reason": override.reason,
-    }
+    return [msgspec.to_builtins(budget) for budget in objects.budgets(budgets, gate)]
 
 
 def shown(entity: Entity, gate: Gate) -> dict[str, Any]:
@@ -115,11 +77,6 @@ def shown(entity: Entity, gate: Gate) -> dict[str, Any]:
         if data.get(name):
             data[name] = timestamp(data[name])
     return data
-
-
-def timestamp(ns: int) -> str:
-    """Nanoseconds since the epoch as an RFC 3339 time in UTC."""
-    return datetime.fromtimestamp(ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def print_json(value: object) -> None:

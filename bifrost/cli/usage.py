@@ -12,8 +12,9 @@ from zoneinfo import ZoneInfo
 
 import click
 
+from bifrost.admin.objects import whole as timestamp
 from bifrost.audit.log import Reader
-from bifrost.cli.store import data_dir_option, json_option, opened, print_json, table, timestamp
+from bifrost.cli.store import data_dir_option, json_option, opened, print_json, table
 from bifrost.governance.entities import Kind
 from bifrost.money import dollars, usd
 from bifrost.steward import Stewardship, catch_up

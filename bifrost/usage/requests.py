@@ -227,7 +227,7 @@ def _by_id(
     condition, values = _condition(filters, kinds, before)
     rows = db.execute(
         f"SELECT r.at, r.pos FROM ({FIND_REQUEST}) f CROSS JOIN requests r ON r.pos = f.pos"
-        f" WHERE {condition} ORDER BY at DESC, pos DESC",
+        f" WHERE {condition} ORDER BY r.at DESC, r.pos DESC",
         (filters.request, *values),
     )
     return [tuple(row) for row in rows]
