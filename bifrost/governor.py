@@ -66,13 +66,19 @@ class Governor:
         """(nano-USD left at the call's tightest level or -1, when its window ends in ns)."""
         if call.ticket is not None:
             return call.ticket.remaining, call.ticket.resets_ns
-        if call.grant is None:
-            return -1, 0
-        plan = call.lane.plan if call.lane is not None else call.grant.whole()
         try:
+            grant = call.grant or self.identifier.identify(call.head and call.head.credential)
+            plan = call.lane.plan if call.lane is not None else grant.whole()
             return self.treasury.gate.remaining(plan, time.time_ns())
-        except GateError:
+        except (Refusal, GateError):
             return -1, 0
+
+    def count(self, call: Call) -> None:
+        """Lets a token count pass: key, model and fields must be allowed; no money moves."""
+        grant, scan = self.identify(call), call.scan
+        if scan.fields:
+            check_fields(grant.key, scan.fields)
+        call.lane = self.lanes.find(grant, scan.model or "")
 
     def admit(self, call: Call) -> None:
         """Reserves the worst case of ``call`` at every level, or raises a Refusal, nothing held.

@@ -70,7 +70,7 @@ class Pipeline:
                 await self._stream(call, send)
             else:
                 body = await call.exchange.read_all(MAX_ANSWER)
-                await _answer(call, send, self.whole(call, body), body)
+                await _answer(call, send, *self.whole(call, body))
         except asyncio.CancelledError:
             await self._cancelled(call, send)
         except UpstreamError as error:
@@ -107,12 +107,13 @@ class Pipeline:
 
     async def count_tokens(self, call: Call, send: Send, query: bytes) -> None:
         """Serves a token count: a key and an allowed model are needed, no money moves."""
-        grant = self.governor.identify(call)
-        call.lane = self.governor.lanes.find(grant, call.scan.model or "")
+        self.governor.count(call)
         self.watch.enter(call, asyncio.current_task())
         try:
             await self._forward(call, COUNT + query)
             body = await call.exchange.read_all(MAX_ANSWER)
+            if call.status != 200:
+                body = anthropic_anthropic.error(body)
             await _answer(call, send, self._headers(call, []), body)
         except asyncio.CancelledError:
             await self._cancelled(call, None)
@@ -182,15 +183,16 @@ class Pipeline:
             if name == b"request-id":
                 call.upstream_request = value.decode("latin-1")
 
-    def whole(self, call: Call, body: bytes) -> Headers:
-        """Meters and settles an answer that is complete; returns the headers for the client."""
+    def whole(self, call: Call, body: bytes) -> tuple[Headers, bytes]:
+        """Meters and settles an answer that is complete; returns what the client gets of it."""
         extra: Headers = []
         if call.status == 200:
             cost = self.governor.settle(call, _usage_of(call, body), "ok")
             extra.append((b"x-bf-cost-usd", gate.usd(cost)))
         else:
             self.governor.settle(call, None, "error")
-        return self._headers(call, extra)
+            body = anthropic_anthropic.error(body)
+        return self._headers(call, extra), body
 
     def opened(self, call: Call) -> Headers:
         """A stream begins; returns the headers for the client."""

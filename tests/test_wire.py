@@ -139,7 +139,8 @@ def oracle(body: bytes) -> dict[str, Any]:
     nested = [(key, item) for key, item in pairs_in(tree) if text(item)]
     kinds = [item for key, item in nested if key == "type"]
     fields = {name for name in GOVERNED if top.get(name) not in (None, [])}
-    if any(tool["type"].startswith("advisor") for tool in typed):
+    other = any(text(tool.get("model")) for tool in tools)
+    if other or any(tool["type"].startswith("advisor") for tool in typed):
         fields.add("advisor")
     return {
         "size": len(body),

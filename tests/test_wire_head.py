@@ -19,6 +19,7 @@ HOPS = (
 KEPT_BACK = (
     b"host content-length content-encoding expect accept-encoding authorization x-api-key"
     b" x-goog-api-key api-key cookie forwarded x-real-ip via x-request-id"
+    b" anthropic-organization-id anthropic-workspace-id"
 ).split()
 quick = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 

@@ -18,6 +18,7 @@ typedef struct { uint8_t size, role; const char *name; } head_rule;
 static const head_rule head_requests[] = {
     HOPS, RULE(DROP, "host"), RULE(DROP, "expect"), RULE(DROP, "accept-encoding"),
     RULE(DROP, "cookie"), RULE(DROP, "forwarded"), RULE(DROP, "x-real-ip"), RULE(DROP, "via"),
+    RULE(DROP, "anthropic-organization-id"), RULE(DROP, "anthropic-workspace-id"),
     RULE(X_BF_VK, "x-bf-vk"), RULE(AUTHORIZATION, "authorization"),
     RULE(X_API_KEY, "x-api-key"), RULE(X_GOOG_API_KEY, "x-goog-api-key"),
     RULE(API_KEY, "api-key"), RULE(LENGTH, "content-length"),

@@ -420,9 +420,10 @@ cdef class Listener(Follower):
     cdef int _answer(self, bytes body) except -1:
         """A whole answer: settled, then written."""
         cdef Call call = self.call
-        headers = self.hall.pipeline.whole(call, body)
-        head = self._head(call.status, headers, PyBytes_GET_SIZE(body))
-        self._write([head, body])
+        cdef bytes told
+        headers, told = self.hall.pipeline.whole(call, body)
+        head = self._head(call.status, headers, PyBytes_GET_SIZE(told))
+        self._write([head, told])
         return self._done()
 
     cdef int _pass(self, Exchange exchange) except -1:

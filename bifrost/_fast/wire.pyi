@@ -25,7 +25,7 @@ class Scan:
     fields: which of the governed keys ``fallbacks``, ``fallback_credit_token``,
         ``billing_policy``, ``thread``, ``container``, ``mcp_servers``, ``speed``,
         ``service_tier`` and ``inference_geo`` stand at the top with a value other than null,
-        ``[]`` and ``{}``; ``advisor`` when a tool's type starts so.
+        ``[]`` and ``{}``; ``advisor`` when a tool's type starts so or a tool names a model.
     ttl_1h: a key ``ttl`` anywhere is a string other than ``5m``.
     images, documents, remote: how often a key ``type`` anywhere is ``image``; ``document`` or
         ``container_upload``; ``url`` or ``file``. A tool's JSON schema can add to it.

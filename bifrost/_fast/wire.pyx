@@ -176,6 +176,7 @@ cdef int _take_items(Scan self, const bf_scan *s) except -1:
             types.append(name)
             uses.append(None if item.uses == BF_NONE else item.uses)
         elif item.role == BF_MODEL:
+            advisor = True          # whatever it is called: a tool that runs on another model
             models.append(name)
         else:
             fallbacks.append(name)

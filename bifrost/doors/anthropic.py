@@ -186,7 +186,7 @@ class AnthropicDoor:
                 found = [model for model in models if model["id"] == name]
                 if not found:
                     raise NotServed(f"There is no model {name!r} that this key may use.")
-                await _json(send, call.request_id, found[0])
+                await _json(send, call.request_id, found[0], self.pipeline.budget(call))
                 return
             page = {
                 "data": models,
@@ -194,9 +194,9 @@ class AnthropicDoor:
                 "first_id": models[0]["id"] if models else None,
                 "last_id": models[-1]["id"] if models else None,
             }
-            await _json(send, call.request_id, page)
+            await _json(send, call.request_id, page, self.pipeline.budget(call))
         except Refusal as refusal:
-            await refuse(send, refusal, call.request_id)
+            await refuse(send, refusal, call.request_id, self.pipeline.budget(call))
 
     async def probe(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The start-up probes of Claude Code, sent without credentials."""
@@ -208,17 +208,24 @@ class AnthropicDoor:
 
     async def unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Any other path below this door."""
-        refusal = NotServed(f"This gateway does not serve {scope['path']}.")
-        await refuse(send, refusal, new_request_id())
+        call = Call("", receive)
+        try:
+            self._head(scope, call)
+            raise NotServed(f"This gateway does not serve {scope['path']}.")
+        except Refusal as refusal:
+            await refuse(send, refusal, call.request_id, self.pipeline.budget(call))
 
 
-async def _json(send: Send, request_id: str, value: object) -> None:
+async def _json(
+    send: Send, request_id: str, value: object, more: Sequence[tuple[bytes, bytes]]
+) -> None:
     body = msgspec.json.encode(value)
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
         (b"request-id", request_id.encode()),  # where the SDKs look for it
         (b"x-request-id", request_id.encode()),
+        *more,
     ]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})

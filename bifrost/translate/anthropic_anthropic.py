@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from bifrost._fast import wire
+
+# How the provider names organisations and workspaces inside its sentences; request ids stay.
+_ACCOUNT = re.compile(
+    rb"\b(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?:org|wrkspc)[-_][0-9A-Za-z]{8,64})\b"
+)
 
 
 def request(
@@ -12,3 +19,8 @@ def request(
     if model is None and max_tokens is None:
         return body
     return wire.rewrite(body, scan, model, max_tokens)
+
+
+def error(body: bytes) -> bytes:
+    """An error of the provider for the client: of the same length, account identifiers hidden."""
+    return _ACCOUNT.sub(lambda found: b"*" * len(found[0]), body)
