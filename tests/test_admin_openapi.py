@@ -64,6 +64,7 @@ def test_schemas_do_not_promise_what_only_the_file_can(described: dict[str, Any]
     assert "env" not in str(described["components"]["schemas"]["BudgetSpec"])
 
 
+@pytest.mark.timeout(300)  # half a minute of work, on a machine that may be busy
 def test_it_is_served_without_a_credential_and_is_true(tmp_path: Path) -> None:
     """Schemathesis against a gateway, bounded, the same cases in every run."""
     gateway = RunningGateway(tmp_path / "gateway", configuration("http://127.0.0.1:9"))
@@ -79,12 +80,12 @@ def test_it_is_served_without_a_credential_and_is_true(tmp_path: Path) -> None:
                  "--checks", ",".join(CHECKS), "--max-examples", "5", "--no-color",
                  "--phases", "examples,coverage,fuzzing,stateful",
                  "--generation-deterministic"],
-                capture_output=True, text=True, timeout=110, check=False, cwd=tmp_path,
+                capture_output=True, text=True, timeout=280, check=False, cwd=tmp_path,
                 env=environment(),
             )  # fmt: skip
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
         # All but the document that it reads to know of them.
         assert f"Tested: {len(operations()) - 1}" in done.stdout
-        assert "error" not in gateway.log.read_text()
+        assert '"level":"error"' not in gateway.log.read_text()
     finally:
         gateway.stop()
