@@ -17,7 +17,7 @@ ROOMS = {"routing", "governance", "translate", "providers", "upstream", "meterin
 ORDER = {"identify", "lanes", "governor", "line", "watch", "pipeline"}
 WINGS = {
     *("usage", "steward", "mock", "logs", "listener", "farewell", "succession", "binding"),
-    *("recovery", "admin"),
+    *("recovery", "reconciliation", "admin"),
 }
 TOP = {"core", "metrics", "app", "doors", "embedding", "supervisor", "cli", "__init__", "__main__"}
 MAY = {
@@ -36,6 +36,7 @@ MAY = {
     "steward": LEAVES | {"audit", "usage", "governance"},
     "recovery": LEAVES | {"audit", "governance", "identify", "steward"},
     "admin": LEAVES | ROOMS | {"identify", "lanes", "usage"},
+    "reconciliation": LEAVES | {"audit", "governance", "identify", "recovery"},
     "mock": {"errors"},
     "logs": set(),
     "listener": set(),

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from bifrost._fast.gate import condition
@@ -23,6 +24,7 @@ from bifrost.errors import BudgetExceeded, StoreError
 from bifrost.governance.entities import Budget, Kind, id_number, new_id
 from bifrost.identify import budget_window
 from bifrost.steward import Steward, Stewardship, catch_up
+from tests.running import RunningGateway, RunningMock, bearer, configuration, message
 
 USD = 1_000_000_000
 KINDS: tuple[Kind, ...] = ("customer", "team", "user", "virtual_key")
@@ -332,3 +334,27 @@ def test_outbox_numbers_rise_over_a_lost_state(shop: Shop) -> None:
         assert steward.step() == 1
         steward.close()
     assert b'"request":"new"' in Reader(shop.folder).read(0, 1000)[-1][1]
+
+
+def test_a_gateway_started_after_a_power_cut_knows_what_was_spent(tmp_path: Path) -> None:
+    mock = RunningMock(tmp_path)
+    gateway = RunningGateway(tmp_path, configuration(mock.url))
+    try:
+        for _ in range(5):
+            answer = httpx.post(f"{gateway.url}/v1/messages", headers=bearer(), json=message())
+            assert answer.status_code == 200
+        before = gateway.spent()
+        gateway.stop()
+        with (gateway.data_dir / "state" / "ledger").open("r+b") as file:
+            file.seek(16)
+            file.write(bytes(8) + b"00000000-0000-0000-0000-000000000000")
+            file.seek(1 << 28)
+            file.write(os.urandom(1024))
+        gateway = RunningGateway(tmp_path, configuration(mock.url))
+        assert gateway.spent() == before
+        assert len({spent for spent, _ in before.values()} - {"0"}) == 1  # the same at all levels
+        assert mock.account()["total"]["requests"] == 5
+        assert "the machine went down while it was in use" in gateway.log.read_text()
+    finally:
+        gateway.stop()
+        mock.stop()

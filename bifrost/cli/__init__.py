@@ -21,6 +21,7 @@ COMMANDS = {
     "budgets": "bifrost.cli.budgets:budgets",
     "usage": "bifrost.cli.usage:usage",
     "logs": "bifrost.cli.logs:logs",
+    "reconcile": "bifrost.cli.reconcile:reconcile",
     "prices": "bifrost.cli.prices:prices",
     "admin-token": "bifrost.cli.admin_token:admin_token",
     "connect": "bifrost.cli.connect:connect",
