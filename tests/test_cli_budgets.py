@@ -8,7 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
+from bifrost.audit import events
 from bifrost.cli.options import budget_of, rate_of
+from bifrost.cli.store import opened
 from tests.commands import Office
 from tests.running import RunningGateway, RunningMock, bearer, configuration, message
 
@@ -177,6 +179,21 @@ def test_a_budget_is_overridden_and_gets_its_own_limit_back(office: Office) -> N
     assert (done.code, done.err) == (1, f"bifrost: Budget {mine} has no override.\n")
     found = office.json("budgets", "update", mine, "--limit", "120")
     assert (found["id"], found["max_limit"]) == (mine, "120.00")
+
+
+def test_reasons_are_recorded_with_the_change(office: Office) -> None:
+    mine = office.json("budgets", "list", "--level", "key")[0]["id"]
+    office.json("budgets", "override", mine, "--limit", "200", "--reason", "release")
+    office.json("budgets", "reset", mine, "--reason", "runaway job ")
+    office.json("budgets", "update", mine, "--limit", "80")
+    with opened(office.data_dir) as (_, gate):
+        told = [events.decode(raw) for _, raw in gate.outbox(0, 100)]
+    changes = [one for one in told if isinstance(one, events.PolicyChange)][-3:]
+    assert [one.reason for one in changes] == ["release", "runaway job", ""]
+    assert {(one.action, one.kind, one.name) for one in changes} == {
+        ("update", "virtual_key", "alice-dev")
+    }
+    assert all(one.actor.startswith("cli:") and one.before != one.after for one in changes)
 
 
 @pytest.mark.parametrize(

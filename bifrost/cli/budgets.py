@@ -63,9 +63,11 @@ def _shown(found: Found, gate: Gate) -> dict[str, Any]:
     return {**budgets_shown([budget], gate)[0], "owner": owner}
 
 
-def _act(data_dir: Path, as_json: bool, act: Callable[[Directory], Found]) -> None:
+def _act(
+    data_dir: Path, as_json: bool, act: Callable[[Directory], Found], reason: str = ""
+) -> None:
     """Does something to a budget and tells how it stands then."""
-    with opened(data_dir) as (directory, gate):
+    with opened(data_dir, reason=reason.strip()) as (directory, gate):
         try:
             data = _shown(act(directory), gate)
         except ValueError as error:
@@ -153,7 +155,12 @@ def reset(budget_id: str, reason: str, as_json: bool, data_dir: Path) -> None:
     Example:
       bifrost budgets reset bud_0123456789abcdef --reason 'runaway job, credited'
     """
-    _act(data_dir, as_json, lambda directory: acts.reset(directory, budget_id, reason=reason))
+    _act(
+        data_dir,
+        as_json,
+        lambda directory: acts.reset(directory, budget_id, reason=reason),
+        reason,
+    )
 
 
 @budgets.command("override")
@@ -179,6 +186,7 @@ def override(
         lambda directory: acts.override(
             directory, budget_id, max_limit=limit, cycles=cycles, reason=reason
         ),
+        reason,
     )
 
 

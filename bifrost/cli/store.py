@@ -42,15 +42,20 @@ def json_option(function: F) -> F:
 
 
 @contextmanager
-def opened(data_dir: Path, *, create: bool = False) -> Iterator[tuple[Directory, Gate]]:
-    """The directory and the gate of a data directory; raises StoreError when there is none."""
+def opened(
+    data_dir: Path, *, create: bool = False, reason: str = ""
+) -> Iterator[tuple[Directory, Gate]]:
+    """The directory and the gate of a data directory; raises StoreError when there is none.
+
+    ``reason`` is recorded with every change made in the block.
+    """
     if not create and not (data_dir / "config").is_dir():
         raise StoreError(
             f"{data_dir} is not a data directory of Bifrost; name one with --data-dir, "
             "or start `bifrost serve` once to make it."
         )
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with stores(data_dir) as (directory, gate), acting(f"cli:{_user()}"):
+    with stores(data_dir) as (directory, gate), acting(f"cli:{_user()}", reason):
         yield directory, gate
 
 
