@@ -11,9 +11,10 @@ from typing import Any
 import click
 import msgspec
 
+from bifrost.admin.objects import whole as timestamp
 from bifrost.audit.events import ModelAccess
 from bifrost.audit.policy import actor
-from bifrost.cli.store import data_dir_option, json_option, opened, print_json, table, timestamp
+from bifrost.cli.store import data_dir_option, json_option, opened, print_json, table
 from bifrost.config.load import default_settings, load, with_default_providers
 from bifrost.config.settings import nano_usd
 from bifrost.errors import BifrostError, ConfigError, Conflict, NotFound
