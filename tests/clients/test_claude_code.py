@@ -7,10 +7,12 @@ import json
 import secrets
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.clients.installed import claude_code
@@ -19,9 +21,11 @@ from tests.running import (
     BIFROST,
     RunningGateway,
     RunningMock,
+    bearer,
     budget,
     configuration,
     environment,
+    message,
 )
 from tests.sdk.books import Books, cost, nano, price
 
@@ -39,7 +43,12 @@ KEYS: dict[str, dict[str, Any]] = {
     "narrow": {"provider_configs": [{"allowed_models": ["claude-haiku-*"]}]},
     "poor": {"budgets": budget("0.01")},
     "revoked": {},
+    "hurried": {"rate_limits": [{"metric": "requests", "max_limit": 1, "window": "3s"}]},
+    "rationed": {"rate_limits": [{"metric": "requests", "max_limit": 1, "window": "1h"}]},
+    "single": {"rate_limits": [{"metric": "concurrency", "max_limit": 1}]},
+    "absent": {"user": "bob"},
 }
+EXTRA = "CLAUDE_CODE_EXTRA_BODY"  # what the client puts into every request besides its own
 
 
 def secret(name: str) -> str:
@@ -110,6 +119,7 @@ def mock(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ru
 def governed(upstream: str, **more: Any) -> dict[str, Any]:
     """The example's customer, team and user with the keys of these tests."""
     config = configuration(upstream)
+    config["governance"]["users"].append({"name": "bob", "is_active": False})
     config["governance"]["virtual_keys"] = [
         {"name": name, "user": "alice", "value": secret(name), "budgets": budget("75"), **rules}
         for name, rules in KEYS.items()
@@ -265,11 +275,17 @@ def test_credentials(
 
 
 def refused(
-    agent: Agent, between: Relay, gateway: RunningGateway, mock: RunningMock, name: str
+    agent: Agent,
+    between: Relay,
+    gateway: RunningGateway,
+    mock: RunningMock,
+    name: str,
+    *arguments: str,
+    **more: str,
 ) -> str:
     """What the client shows when the key of that name is refused."""
     books = Books(gateway, mock)
-    run = agent.run(ANTHROPIC_AUTH_TOKEN=secret(name))
+    run = agent.run(*arguments, ANTHROPIC_AUTH_TOKEN=secret(name), **more)
     assert run.code != 0
     assert [repr(each) for each in between.seen] == [MESSAGES]
     assert not books.rows() and mock.requests(1) == []
@@ -306,3 +322,73 @@ def test_revoked_key(
     assert (
         "This virtual key is unknown or was revoked; ask your platform team for a new one." in said
     )
+
+
+def test_disabled_user(
+    agent: Agent, between: Relay, gateway: RunningGateway, mock: RunningMock
+) -> None:
+    said = refused(agent, between, gateway, mock, "absent")
+    assert "The user 'bob' is disabled; ask your platform team." in said
+
+
+def test_unpriced_model(
+    agent: Agent, between: Relay, gateway: RunningGateway, mock: RunningMock
+) -> None:
+    said = refused(agent, between, gateway, mock, "dev", "--model", "claude-nobody-9")
+    assert "Model 'claude-nobody-9' of provider 'anthropic' has no price" in said
+    assert "ask your platform team to add one to the price file." in said
+
+
+def test_governed_field(
+    agent: Agent, between: Relay, gateway: RunningGateway, mock: RunningMock
+) -> None:
+    said = refused(agent, between, gateway, mock, "dev", **{EXTRA: '{"fallbacks": "default"}'})
+    assert b'"fallbacks":"default"' in between.seen[0].body
+    assert "The request field 'fallbacks' could spend beyond what a budget can reserve" in said
+
+
+# what is limited for a while
+
+
+def test_short_rate_limit(
+    agent: Agent, between: Relay, gateway: RunningGateway, mock: RunningMock
+) -> None:
+    """One request in three seconds: the client waits as it is told and then succeeds."""
+    books = Books(gateway, mock)
+    completed(agent.run(ANTHROPIC_AUTH_TOKEN=secret("hurried")))
+    assert sums(mock)["completed"] == 2
+    assert len(between.seen) in (3, 4)  # one refused, and once more if it counted whole seconds
+    books.balance("keys:hurried", *ABOVE)
+
+
+def test_long_rate_limit(
+    agent: Agent, between: Relay, gateway: RunningGateway, mock: RunningMock
+) -> None:
+    """One request an hour: the second one is asked once, and a person reads why."""
+    books = Books(gateway, mock)
+    run = agent.run(ANTHROPIC_AUTH_TOKEN=secret("rationed"))
+    assert run.code != 0
+    assert [repr(each) for each in between.seen] == [MESSAGES] * 2
+    assert "The request limit of virtual key 'rationed' is reached: 1 requests per 1h" in run.said
+    assert sums(mock)["requests"] == 1
+    books.balance("keys:rationed", *ABOVE)
+
+
+def test_concurrency_limit(
+    agent: Agent, between: Relay, gateway: RunningGateway, mock: RunningMock
+) -> None:
+    """Another stream of the same key is under way: the client comes back until it has ended."""
+    steer = {"x-mock-chunks": "40", "x-mock-chunk-interval-ms": "100"}
+    with httpx.stream(
+        "POST", f"{gateway.url}/v1/messages", json=message(stream=True),
+        headers=bearer(secret("single")) | steer, timeout=60,
+    ) as other:  # fmt: skip
+        lines = other.iter_lines()
+        assert next(lines) == "event: message_start"
+        reader = threading.Thread(target=lambda: list(lines))
+        reader.start()
+        try:
+            completed(agent.run(ANTHROPIC_AUTH_TOKEN=secret("single")))
+        finally:
+            reader.join()
+    assert 2 < len(between.seen) < 10  # it asks about once a second
