@@ -90,7 +90,7 @@ class Grant(GrantBase):
     def __init__(self, chain: list[tuple[Kind, Entity]]) -> None:
         key = chain[0][1]
         assert isinstance(key, VirtualKey)
-        super().__init__(key.expires_at or 0)
+        super().__init__(key.expires_at or 0, [id_number(entity.id) for _, entity in chain])
         ids = {("key" if kind == "virtual_key" else kind): entity.id for kind, entity in chain}
         self.key = key
         self.who = Who(**ids)
@@ -143,13 +143,13 @@ class Identifier:
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
         self.keyring = Keyring(directory.epoch_page, CACHE_SIZE)
-        self._revision = directory.revision()
+        self._untold = 0
 
     def refresh(self) -> None:
-        """Drops every grant if the store moved without the epoch (its writer died in between)."""
-        revision = self._directory.revision()
-        if revision != self._revision:
-            self._revision = revision
+        """Drops every grant if the store moved and nobody told (its writer died in between)."""
+        untold = self._directory.untold()
+        if untold and untold != self._untold:
+            self._untold = untold
             self.keyring.clear()
 
     def identify(self, credential: bytes | None, foreign: bool = False) -> Grant:

@@ -7,12 +7,13 @@ from collections.abc import Iterable
 import lmdb
 
 from bifrost.governance.entities import Entity
+from bifrost.governance.environment import Environment
 
 
 class BudgetIndex:
     """Kept in the transactions that store and remove entities."""
 
-    def __init__(self, env: lmdb.Environment) -> None:
+    def __init__(self, env: Environment) -> None:
         self._db = env.open_db(b"budgets")
 
     def owner(self, txn: lmdb.Transaction, budget_id: str) -> str | None:

@@ -1,0 +1,173 @@
+"""The environment: the directory's LMDB file. Grows by itself, survives a full disk, says why not.
+
+Every commit is on the disk before it is acknowledged. Any number of processes may hold it open.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+from bifrost.errors import StoreError
+
+# The map is addresses, not memory or disk: the file is as large as what is in it. Where addresses
+# are short (a 32-bit system, a limit on address space) it begins small and is doubled when needed.
+MAP_SIZE = 1 << 38 if sys.maxsize > 1 << 32 else 1 << 29
+LEAST_MAP = 1 << 26
+READERS = 512
+LOCK_SIZE = 64 * 1024  # bytes of lock.mdb: a header and 64 for each reader
+PATIENCE_S = 10.0
+
+
+class Environment:
+    """One LMDB environment; open it once per process. Raises StoreError with the remedy."""
+
+    def __init__(self, path: Path, *, map_size: int = MAP_SIZE) -> None:
+        self.path = path
+        self._inside = 0
+        self._idle = threading.Condition()
+        with self._guarded("open"):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            settle(path / "lock.mdb", LOCK_SIZE)
+            self._env = self._open(map_size)
+            self._env.reader_check()  # slots of processes that were killed
+
+    def _open(self, map_size: int) -> lmdb.Environment:
+        while True:
+            try:
+                return lmdb.open(
+                    str(self.path), max_dbs=16, map_size=map_size, mode=0o600, max_readers=READERS
+                )
+            except (lmdb.MemoryError, MemoryError):
+                if map_size <= LEAST_MAP:
+                    raise
+                map_size //= 4
+
+    @contextmanager
+    def _guarded(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (lmdb.Error, OSError) as error:
+            raise StoreError(
+                f"Cannot {what} the directory store in {self.path}: {error}; {_remedy(error)}."
+            ) from error
+
+    def open_db(self, name: bytes) -> Any:
+        """A named tree of the environment, made if it is not there."""
+        with self._guarded("open"):
+            return self._env.open_db(name)
+
+    def close(self) -> None:
+        """Closes the environment; its trees are not usable afterwards."""
+        self._env.close()
+
+    def revision(self) -> int:
+        """The number of the last transaction that any process committed."""
+        return int(self._env.info()["last_txnid"])
+
+    @contextmanager
+    def read(self) -> Iterator[lmdb.Transaction]:
+        """A transaction that sees one state of the store."""
+        with self._guarded("read"), self._transaction(write=False) as txn:
+            yield txn
+
+    @contextmanager
+    def write(self) -> Iterator[lmdb.Transaction]:
+        """A transaction that changes all or nothing, on disk when the block ends."""
+        with self._guarded("write"), self._transaction(write=True) as txn:
+            yield txn
+
+    @contextmanager
+    def _transaction(self, *, write: bool) -> Iterator[lmdb.Transaction]:
+        if write:
+            self._make_room()
+        txn = self._begin(write)
+        try:
+            try:
+                yield txn
+            except BaseException:
+                txn.abort()
+                raise
+            txn.commit()
+        finally:
+            with self._idle:
+                self._inside -= 1
+                self._idle.notify_all()
+
+    def _begin(self, write: bool) -> lmdb.Transaction:
+        while True:
+            with self._idle:
+                self._inside += 1
+            try:
+                return self._env.begin(write=write)
+            except BaseException as error:
+                with self._idle:
+                    self._inside -= 1
+                    self._idle.notify_all()
+                if not isinstance(error, lmdb.MapResizedError):
+                    raise
+            self._resize(0)  # another process made it larger
+
+    def _make_room(self) -> None:
+        """Doubles the map when less than a third of it is left."""
+        info = self._env.info()
+        used = (info["last_pgno"] + 1) * self._page_size()
+        if used * 3 > info["map_size"] * 2:
+            self._resize(info["map_size"] * 2)
+
+    def _page_size(self) -> int:
+        return int(self._env.stat()["psize"])
+
+    def _resize(self, size: int) -> None:
+        """Sets the map's size (0: what the file needs) while no transaction of ours is open."""
+        with self._idle:
+            if not self._idle.wait_for(lambda: self._inside == 0, PATIENCE_S):
+                raise lmdb.MapResizedError("a transaction of this process is open for too long")
+            self._env.set_mapsize(size)
+
+
+def settle(path: Path, size: int) -> None:
+    """Gives a file that will be mapped its place on the disk before a page of it is touched.
+
+    A full disk is an OSError here; later it would be a signal that ends the process. A file that
+    has its place is not opened: LMDB's locks on it would be lost when it is closed again.
+    """
+    with suppress(FileNotFoundError):
+        found = path.stat()
+        if found.st_size >= size and found.st_blocks * 512 >= size:
+            return
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _remedy(error: Exception) -> str:
+    """What to do about a failure of the system under the store."""
+    code = getattr(error, "errno", None)
+    text = str(error)
+    if isinstance(error, lmdb.ReadonlyError) or code in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return "make it writable for the user who runs this"
+    if code in (errno.ENOSPC, errno.EDQUOT) or any(
+        os.strerror(full) in text for full in (errno.ENOSPC, errno.EDQUOT)
+    ):
+        return "the disk is full, free some space; nothing was changed"
+    if os.strerror(errno.EROFS) in text:
+        return "make it writable for the user who runs this"
+    if os.strerror(errno.EFBIG) in text:
+        return "the file may not grow (ulimit -f), raise the limit; nothing was changed"
+    if isinstance(error, lmdb.ReadersFullError):
+        return f"more than {READERS} processes and threads read it, end some"
+    return "see that the folder is whole and not used by another program"
