@@ -33,6 +33,8 @@ BATCH = 2048
 COMMIT_S = 0.04  # events are gathered for so long, then flushed to the disk together
 REST_S = 1.0  # after a failure
 SWEEP_S = 2.0
+IDLE_NS = 3_600_000_000_000  # after which a counter leaves the ledger; it comes back when asked for
+SPANS = 8  # of the ledger that are looked through at a time
 KNOWN = 100_000  # owners whose names have been looked up
 
 
@@ -103,6 +105,7 @@ class Steward:
         self._known: set[tuple[str | None, ...]] = set()
         self._rests: dict[str, float] = {}
         self._swept = 0.0
+        self._cell = 0
         self._try(self._open_view)
 
     def step(self) -> int:
@@ -260,6 +263,15 @@ class Steward:
             log.warning("charged reservations of a dead worker", extra={"count": charged})
         return charged
 
+    def tend(self) -> int:
+        """Moves counters at rest out of the ledger and drops those of old windows, bit by bit."""
+        now = time.time_ns()
+        for _ in range(SPANS):
+            self._cell = self._gate.retire(now - IDLE_NS, now, self._cell)
+            if self._cell == 0:
+                break
+        return self._gate.prune(now)
+
     @staticmethod
     def _orphan(note: bytes, amount: int, created: int) -> events.ModelAccess:
         event: Event | None
@@ -299,6 +311,7 @@ class Steward:
             if time.monotonic() - self._swept >= SWEEP_S:
                 self._swept = time.monotonic()
                 self._try(self.sweep)
+                self._try(self.tend)
             moved = self._try(self._record)
             moved += self._try(self._observe) + self._try(self._report)
             if moved < BATCH:

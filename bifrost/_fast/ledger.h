@@ -343,6 +343,15 @@ static inline int led_event(ledger *l, const char *event, size_t size, int64_t n
     return 0;
 }
 
+/* How many bytes of events find room, about: nobody is held up to tell. */
+static inline uint64_t led_spare(const ledger *l) {
+    uint64_t head = l->head->head, tail = l->head->tail, used = tail - head;
+    if (used >= LED_RING) return used > LED_RING ? LED_RING : 0;    /* seen while they moved */
+    if (head / LED_RING != tail / LED_RING) return LED_RING - used;
+    uint64_t behind = LED_RING - tail % LED_RING, before = head % LED_RING;
+    return behind > before ? behind : before;
+}
+
 /* Where the ring begins and ends now. */
 static inline int led_span(ledger *l, uint64_t *head, uint64_t *tail) {
     int code = led_lock(l);

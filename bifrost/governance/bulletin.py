@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from bifrost._fast.home import settle
 from bifrost._fast.keyring import BULLETIN, announce, announced
 from bifrost.errors import StoreError
-from bifrost.governance.environment import settle
 
 
 class Bulletin:

@@ -10,12 +10,13 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lmdb
 
+from bifrost._fast.home import settle
 from bifrost.errors import StoreError
 
 # The map is addresses, not memory or disk: the file is as large as what is in it. Where addresses
@@ -132,26 +133,6 @@ class Environment:
             if not self._idle.wait_for(lambda: self._inside == 0, PATIENCE_S):
                 raise lmdb.MapResizedError("a transaction of this process is open for too long")
             self._env.set_mapsize(size)
-
-
-def settle(path: Path, size: int) -> None:
-    """Gives a file that will be mapped its place on the disk before a page of it is touched.
-
-    A full disk is an OSError here; later it would be a signal that ends the process. A file that
-    has its place is not opened: LMDB's locks on it would be lost when it is closed again.
-    """
-    with suppress(FileNotFoundError):
-        found = path.stat()
-        if found.st_size >= size and found.st_blocks * 512 >= size:
-            return
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        os.posix_fallocate(descriptor, 0, size)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _remedy(error: Exception) -> str:
