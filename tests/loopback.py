@@ -84,8 +84,10 @@ class Peer:
     def reset(self) -> None:
         """Breaks the connection off, if it is still there."""
         transport = self.writer.transport
-        # asyncio's transport raises when it is aborted after it closed behind its last flush
-        if transport.get_extra_info("socket").fileno() >= 0:
+        # asyncio's transport raises when it is aborted after it closed behind its last flush;
+        # a closed one has a closed socket (asyncio) or none (uvloop, TLS)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.fileno() >= 0:
             transport.abort()
 
 
