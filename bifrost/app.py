@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 import time
@@ -233,11 +234,11 @@ class App:
             self._mock = None
 
     async def _keep(self) -> None:
-        """Once a second: notices a changed file and a store that moved without its epoch."""
+        """Once a second: what the core has to do, and a changed file."""
         while True:
             await asyncio.sleep(CHECK_S)
             assert self.core is not None
-            self.core.identifier.refresh()
+            self.core.keep()
             if stamp(self.source) != self._stamp:
                 await self.reload()
 
@@ -291,6 +292,8 @@ class App:
             problems.append(f"the store cannot be read: {error}")
         if not core.governor.lanes.hosts:
             problems.append("no provider is configured")
+        if core.gate.barred:
+            problems.append(f"the audit log cannot be written: {os.strerror(core.gate.barred)}")
         if core.lag_ns(time.time_ns()) > 60_000_000_000:
             problems.append("the steward is more than 60 s behind")
         status = 503 if problems else 200

@@ -5,6 +5,7 @@ Built by the app and by the embedded ``Gateway``; holds no HTTP and no policy.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from bifrost.errors import StoreError
 from bifrost.governance import declared
 from bifrost.governance.admission import Treasury
 from bifrost.governance.directory import Directory
+from bifrost.governance.environment import make_folder
 from bifrost.governor import Governor
 from bifrost.identify import Identifier
 from bifrost.lanes import Lanes
@@ -26,6 +28,8 @@ from bifrost.providers.table import Credential, Host
 from bifrost.routing.targets import Alias, Router
 from bifrost.steward import serve_steward
 from bifrost.upstream.pool import NetworkOptions, Origin, Upstreams
+
+log = logging.getLogger("bifrost.core")
 
 
 def open_gate(data_dir: Path, directory: Directory | None = None) -> Gate:
@@ -59,7 +63,7 @@ class Core:
     """Everything a process needs to govern; ``close`` when done. Open it after any fork."""
 
     def __init__(self, settings: Settings, data_dir: Path) -> None:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(data_dir)
         self.data_dir = data_dir
         self.directory = Directory(data_dir, lambda *change: policy.record(self.gate, *change))
         try:
@@ -119,6 +123,15 @@ class Core:
     def origins(self) -> Sequence[Origin]:
         """The origins the present configuration uses."""
         return [origin for _, origin in self.governor.lanes.hosts.values()]
+
+    def keep(self) -> None:
+        """What is due once a second: changes nobody told of, and what is yet to be settled."""
+        self.identifier.refresh()
+        if self.gate.unpaid:
+            try:
+                self.gate.pay()
+            except GateError as error:
+                log.error("requests wait to be settled", extra={"error": str(error)})
 
     def lag_ns(self, now_ns: int) -> int:
         """Age of the oldest event that is not yet in the audit log."""

@@ -120,8 +120,9 @@ class Gateway:
         return self._core.governor.settle(call, usage, outcome)
 
     def refresh(self) -> None:
-        """Notices changes whose writer died half-way; call it about once a second if you can."""
-        self._core.identifier.refresh()
+        """Notices changes whose writer died half-way and settles what found no room on the disk;
+        call it about once a second if you can."""
+        self._core.keep()
 
     def close(self) -> None:
         """Flushes and closes the stores."""

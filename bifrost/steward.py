@@ -8,6 +8,7 @@ also charges what dead workers left reserved.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -23,7 +24,7 @@ from bifrost._fast.gate import Gate, alive
 from bifrost.audit import events
 from bifrost.audit.events import Event
 from bifrost.audit.log import Log, Reader
-from bifrost.errors import BifrostError
+from bifrost.errors import BifrostError, StoreError
 from bifrost.governance.directory import Directory
 from bifrost.governance.entities import Kind
 from bifrost.usage.view import UsageView
@@ -116,12 +117,22 @@ class Steward:
         return moved
 
     def _record(self) -> int:
-        """The outbox forgets what is on the disk; what it could not forget is known by number."""
+        """The outbox forgets what is on the disk; what it could not forget is known by number.
+
+        While the log takes nothing nobody is let in: no money is spent without a record. What could
+        not be written is still in the outbox, so it is tried again.
+        """
         batch = self._gate.outbox(self._log.last_seq, BATCH)
         if not batch:
+            self._gate.bar(0)
             return 0
         entries = [events.sequenced(raw, sequence) for sequence, raw in batch]
-        first = self._log.append(entries)
+        try:
+            first = self._log.append(entries)
+        except StoreError as error:
+            self._gate.bar(getattr(error.__cause__, "errno", None) or errno.EIO)
+            raise
+        self._gate.bar(0)
         self._gate.forget(batch[-1][0])
         self._remember(first, entries)
         return len(batch)

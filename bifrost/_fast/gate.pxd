@@ -52,6 +52,7 @@ cdef class Gate:
     cdef uint32_t _retire(self, int64_t idle_since_ns, int64_t now_ns, uint32_t start,
                           uint32_t span) except? 0xFFFFFFFF
     cdef int _retire_meters(self, int64_t now_ns) except -1
+    cdef int _require_open(self) except -1
     cdef bint _free_a_meter(self, int64_t now_ns) except -1
     cdef int _give_meters(self, MDB_txn *txn, const uint32_t *idle, int n) noexcept
     cdef int _move_out(self, MDB_txn *txn, uint32_t cell, int64_t idle_since_ns, int64_t now_ns,

@@ -20,13 +20,13 @@ from libc.string cimport memcpy, memset
 
 from .home cimport Home, home_row
 from .ledger cimport (
-    LED_BEHIND, LED_CONCURRENCY, LED_DAMAGED, LED_FULL, LED_GONE, LED_INPUT, LED_MONEY, LED_NEW,
-    LED_NO_ROOM, LED_NOTE, LED_OUTPUT, LED_OVERDRAFT, LED_CELLS, LED_METERS, LED_RECORDS, LED_REFUSED, LED_REQUESTS, LED_RING,
-    LED_SLOTS, LED_STALE, LED_TOKENS, LED_UNCLEAN, led_adjust, led_answer, led_append, led_ask,
-    led_asleep, led_cell, led_close, led_entry, led_give_cell, led_give_meter, led_is, led_lock,
-    led_look, led_meter_is, led_meter_over, led_meters_idle, led_next, led_open, led_quit, led_record, led_reserve,
-    led_resting, led_settle, led_slot, led_spare, led_span, led_take_cell, led_take_meter, led_turn,
-    led_turn_id, led_unlock, led_wait, led_warm, ledger,
+    LED_BEHIND, LED_CELLS, LED_CONCURRENCY, LED_DAMAGED, LED_FULL, LED_GONE, LED_INPUT, LED_METERS,
+    LED_MONEY, LED_NEW, LED_NO_ROOM, LED_NOTE, LED_OUTPUT, LED_OVERDRAFT, LED_RECORDS, LED_REFUSED,
+    LED_REQUESTS, LED_RING, LED_SLOTS, LED_STALE, LED_TOKENS, LED_UNCLEAN, led_adjust, led_answer,
+    led_append, led_ask, led_asleep, led_cell, led_close, led_entry, led_give_cell, led_give_meter,
+    led_is, led_lock, led_look, led_meter_is, led_meter_over, led_meters_idle, led_next, led_open,
+    led_quit, led_record, led_reserve, led_resting, led_settle, led_slot, led_span, led_spare,
+    led_take_cell, led_take_meter, led_turn, led_turn_id, led_unlock, led_wait, led_warm, ledger,
 )
 from .lmdb_api cimport NOTFOUND, MDB_txn
 from .timing cimport Timing, now_mono
@@ -321,6 +321,11 @@ cdef class Gate:
             raise GateError("the state store is closed", errno.EINVAL)
         return 0
 
+    cdef int _require_open(self) except -1:
+        if self.books.head.barred:
+            raise GateError("the audit log cannot be written", <int>self.books.head.barred)
+        return 0
+
     # -- money -----------------------------------------------------------------------------------
 
     def admit(self, Plan plan, int64_t amount, bytes note, int64_t now_ns, int64_t since_ns=0, *,
@@ -345,6 +350,7 @@ cdef class Gate:
         cdef int code
         cdef Ticket ticket
         self._require()
+        self._require_open()
         if self.owed:
             self.pay()
         elif led_spare(&self.books) < SPARE:
@@ -481,15 +487,32 @@ cdef class Gate:
             if code:
                 raise GateError("cannot settle", code)
 
+    def bar(self, int code):
+        """Lets nobody in, in any process, because of this error number; 0 lets them in again."""
+        self._require()
+        if self.books.head.barred != <uint64_t>code:
+            self.books.head.barred = <uint64_t>code
+
+    @property
+    def barred(self):
+        """The error number for which nobody is let in; 0 usually."""
+        self._require()
+        return <int>self.books.head.barred
+
     @property
     def unpaid(self):
         """How many requests could not be settled yet for want of room."""
         return len(self.owed)
 
-    def append(self, bytes event, int64_t now_ns):
-        """Appends an event that moves no money (a refusal, an administrative act)."""
+    def append(self, bytes event, int64_t now_ns, *, bint admitting=False):
+        """Appends an event that moves no money (a refusal, an administrative act).
+
+        ``admitting``: of what is only done if it can be recorded; not while nobody is let in.
+        """
         cdef int code
         self._require()
+        if admitting:
+            self._require_open()
         while True:
             code = led_append(&self.books, PyBytes_AS_STRING(event), PyBytes_GET_SIZE(event), now_ns)
             if code != LED_NO_ROOM:

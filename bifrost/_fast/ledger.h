@@ -100,6 +100,7 @@ typedef struct {
     uint64_t head;                  /* of the ring; a single store, needs no redo */
     uint64_t redo_count;
     struct { uint64_t at, value; } redo[LED_REDO];
+    uint64_t barred;                /* errno for which nobody is let in, 0: open; a single store */
 } led_header;
 
 typedef struct {
@@ -230,6 +231,7 @@ static inline int led_open(ledger *l, int fd, int alone, uint64_t identity) {
     l->meters = (led_meter *)(l->base + LED_AT_METERS);
     l->cells = (led_cell *)(l->base + LED_AT_CELLS);
     if (!alone) return l->head->magic == LED_MAGIC ? 0 : EINVAL;
+    l->head->barred = 0;
     if (l->head->magic == 0) {
         l->head->identity = identity;
         l->head->clean = 1;

@@ -21,7 +21,8 @@ cdef extern from "ledger.h" nogil:
         char note[1]
 
     ctypedef struct led_header:
-        uint64_t identity, clean, head, tail, last, cells_used, meters_used, meters_free, records_used, freed
+        uint64_t identity, clean, head, tail, last, cells_used, meters_used, meters_free
+        uint64_t records_used, freed, barred
         char boot[40]
 
     ctypedef struct led_meter:

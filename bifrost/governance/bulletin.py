@@ -38,8 +38,10 @@ class Bulletin:
 
     def close(self) -> None:
         """Closes the file; the page itself goes with its last reader."""
-        self._words.release()
-        os.close(self._file)
+        if self._file >= 0:
+            self._words.release()
+            os.close(self._file)
+        self._file = -1
 
     def epoch(self) -> int:
         """A number that moves with every change made by any process (a memory read)."""

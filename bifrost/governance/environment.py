@@ -28,6 +28,14 @@ LOCK_SIZE = 64 * 1024  # bytes of lock.mdb: a header and 64 for each reader
 PATIENCE_S = 10.0
 
 
+def make_folder(path: Path) -> None:
+    """Makes a data directory if it is not there, for its owner only. Raises StoreError."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"Cannot make {path}: {error.strerror}; {_remedy(error)}.") from error
+
+
 class Environment:
     """One LMDB environment; open it once per process. Raises StoreError with the remedy."""
 
@@ -57,8 +65,9 @@ class Environment:
         try:
             yield
         except (lmdb.Error, OSError) as error:
+            why = str(error).removeprefix(f"{self.path}: ")
             raise StoreError(
-                f"Cannot {what} the directory store in {self.path}: {error}; {_remedy(error)}."
+                f"Cannot {what} the directory store in {self.path}: {why}; {_remedy(error)}."
             ) from error
 
     def open_db(self, name: bytes) -> Any:
