@@ -220,7 +220,7 @@ def _summed(data_dir: Path, directory: Directory) -> list[Account]:
     owners: dict[str, list[Account]] = {}
     kinds: tuple[Kind, ...] = get_args(Kind)
     for kind in kinds:
-        for entity in directory.all(kind):
+        for entity in directory.each(kind):
             if entity.budgets:
                 owners[entity.id] = [Account(budget, now) for budget in entity.budgets]
     accounts = [account for owned in owners.values() for account in owned]

@@ -115,7 +115,7 @@ def first_start(settings: Settings, data_dir: Path) -> FirstStart:
         shown.admin_token = admin_token.mint(directory)
         if all(provider.type == "mock" for provider in settings.providers.values()):
             shown.has_demo = directory.find("virtual_key", "demo") is not None
-            if not directory.all("virtual_key"):
+            if not directory.count("virtual_key"):
                 shown.demo_key = _demo(directory)
     return shown
 

@@ -169,7 +169,7 @@ def rebuild_view(given: Path, data_dir: Path | None) -> None:
 def built(data_dir: Path) -> int:
     """Rebuilds the view with a progress bar on a terminal; returns the number of entries."""
     with opened(data_dir) as (directory, _):
-        names = [(entity.id, entity.name) for kind in KINDS for entity in directory.all(kind)]
+        names = [(entity.id, entity.name) for kind in KINDS for entity in directory.each(kind)]
     entries = Reader(data_dir)
     length = entries.end() - entries.oldest()
     if not sys.stderr.isatty():

@@ -19,6 +19,8 @@ import blake3
 import msgspec
 
 from bifrost.errors import Conflict, StoreError
+from bifrost.governance.batch import Batch
+from bifrost.governance.budget_index import FORM
 from bifrost.governance.bulletin import Bulletin
 from bifrost.governance.entities import (
     TYPES,
@@ -32,6 +34,7 @@ from bifrost.governance.entities import (
     new_id,
     new_secret,
 )
+from bifrost.governance.index import put_sorted
 from bifrost.governance.master_key import lookup_key, replay_key
 from bifrost.governance.parents import resolved
 from bifrost.governance.replays import Once, Replays
@@ -78,10 +81,10 @@ class Directory(Shelves):
 
     def _check_index(self) -> None:
         """A directory of an older version gets what is kept beside its entities, once."""
-        if self.meta("budgets_indexed") is None:
+        if self.meta("budgets_indexed") != FORM:
             with self._write() as txn:
                 self._budgets.build(txn, self._everybody(txn))
-                txn.put(b"budgets_indexed", b"1", db=self._meta)
+                txn.put(b"budgets_indexed", FORM, db=self._meta)
         with self._read() as txn:
             whole = self._index.is_whole(txn)
         if not whole:
@@ -220,10 +223,24 @@ class Directory(Shelves):
     def create_keys(self, wanted: Sequence[tuple[str, str, dict[str, Any]]]) -> list[VirtualKey]:
         """Stores virtual keys given as (name, secret, fields as of ``create_key``), all or none.
 
-        Raises what ``create_key`` raises for the first that cannot be stored.
+        Made for many: each tree is written in its own order. Raises BadRows, which names every one
+        that cannot be stored.
         """
         with self._write() as txn:
-            return [self._create_key(txn, *one) for one in wanted]
+            batch = Batch(lambda kind, name: self._find(txn, kind, name))
+            for name, secret, fields in wanted:
+                digest = self.digest(secret.encode())
+                known = txn.get(digest, db=self._digests) is not None
+                batch.add(name, {**fields, "digest": digest.hex(), "hint": secret[-4:]}, known)
+            keys = batch.whole()
+            if self._record is not None:
+                for key in keys:
+                    self._record("create", "virtual_key", None, key)
+            put_sorted(txn, self._entities, batch.entities())
+            put_sorted(txn, self._digests, batch.digests())
+            self._index.add(txn, "virtual_key", keys)
+            self._budgets.add(txn, "virtual_key", keys)
+        return keys
 
     def _create_key(
         self, txn: lmdb.Transaction, name: str, secret: str, fields: dict[str, Any]

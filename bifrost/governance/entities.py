@@ -25,6 +25,8 @@ PREFIX: dict[str, str] = {
     "rate_limit": "lim_",
 }
 
+_KIND_OF: dict[str, Kind] = {PREFIX[kind]: kind for kind in KINDS}
+
 
 def new_id(kind: str) -> str:
     """A fresh id of the given kind, for example ``vk_0123456789abcdef``."""
@@ -43,11 +45,7 @@ def id_number(identifier: str) -> int:
 
 def kind_of(identifier: str) -> Kind | None:
     """The kind an id belongs to by its prefix, or None if it is not an id."""
-    for kind in KINDS:
-        prefix = PREFIX[kind]
-        if identifier.startswith(prefix) and len(identifier) == len(prefix) + 16:
-            return kind
-    return None
+    return _KIND_OF.get(identifier[:-16])
 
 
 def is_name(text: str) -> bool:

@@ -5,7 +5,7 @@ Pages come in the order of names and only what is shown is decoded; nobody scans
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bifrost.errors import Conflict
@@ -27,6 +27,12 @@ def parent_id(kind: Kind, entity: Entity) -> str | None:
         if identifier:
             return identifier
     return None
+
+
+def put_sorted(txn: lmdb.Transaction, tree: Any, pairs: list[tuple[bytes, bytes]]) -> None:
+    """Puts many pairs into a tree in its own order, which touches each of its pages once."""
+    with txn.cursor(db=tree) as cursor:
+        cursor.putmulti(sorted(pairs))
 
 
 class Index:
@@ -57,6 +63,18 @@ class Index:
         key = self._key(kind, name)
         if not txn.put(key, identifier.encode(), db=self._names, overwrite=False):
             raise Conflict(f"There is already a {kind.replace('_', ' ')} named {name!r}.")
+
+    def add(self, txn: lmdb.Transaction, kind: Kind, entities: Sequence[Entity]) -> None:
+        """Takes up many new entities, whose names are known to be free, in the trees' order."""
+        names = [(self._key(kind, one.name), one.id.encode()) for one in entities]
+        children = [
+            (f"{parent}\0{one.id}".encode(), b"")
+            for one in entities
+            if (parent := parent_id(kind, one))
+        ]
+        put_sorted(txn, self._names, names)
+        put_sorted(txn, self._children, children)
+        self._add(txn, kind, len(entities))
 
     def free_name(self, txn: lmdb.Transaction, kind: Kind, name: str) -> None:
         """Lets another entity have this name."""

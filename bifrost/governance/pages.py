@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from bifrost.governance.entities import Entity, Kind
+from bifrost.governance.budget_index import BudgetIndex
+from bifrost.governance.entities import Budget, Entity, Kind
 from bifrost.governance.index import Index
 
 if TYPE_CHECKING:
@@ -25,10 +26,12 @@ class Pages:
     def __init__(
         self,
         index: Index,
+        budgets: BudgetIndex,
         read: Callable[[], AbstractContextManager[lmdb.Transaction]],
         load: Callable[[lmdb.Transaction, str], Entity | None],
     ) -> None:
         self._index = index
+        self._budgets = budgets
         self._read = read
         self._load = load
 
@@ -64,6 +67,45 @@ class Pages:
                     ids.append(identifier)
                 total += 1
         return ids, total
+
+    def budgets(
+        self, kinds: Sequence[Kind], *, text: str = "", limit: int, offset: int = 0
+    ) -> tuple[list[tuple[Kind, Entity, Budget]], int]:
+        """The budgets of one page, by kind and name of their owners, of those owners whose names
+        hold ``text`` in any case; and how many these are in all. Raises StoreError."""
+        page: list[tuple[Kind, Entity, Budget]] = []
+        total = 0
+        with self._read() as txn:
+            for kind in kinds:
+                count = self._budgets.count(txn, kind)
+                if not text and (total + count <= offset or total >= offset + limit):
+                    total += count  # none of them is shown, so none is read
+                    continue
+                wanted = (offset - total, offset + limit - total)
+                found, seen = self._owned(txn, kind, text.casefold(), *wanted)
+                page += found
+                total += seen if text else count
+        return page, total
+
+    def _owned(
+        self, txn: lmdb.Transaction, kind: Kind, text: str, start: int, end: int
+    ) -> tuple[list[tuple[Kind, Entity, Budget]], int]:
+        """The budgets number ``start`` to ``end`` of a kind, and how many were looked at."""
+        page: list[tuple[Kind, Entity, Budget]] = []
+        seen = 0
+        for number, (name, identifier) in enumerate(self._budgets.owners(txn, kind)):
+            if number % BREATH == 0:
+                time.sleep(0)
+            if text not in name.casefold():
+                continue
+            entity = self._load(txn, identifier)
+            for budget in entity.budgets if entity is not None else ():
+                if start <= seen < end and entity is not None:
+                    page.append((kind, entity, budget))
+                seen += 1
+            if seen >= end and not text:
+                break
+        return page, seen
 
     def nearest(self, kind: Kind, name: str) -> str | None:
         """The name most like ``name``, of the first 20,000, or None if none is alike."""

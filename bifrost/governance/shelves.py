@@ -35,7 +35,7 @@ class Shelves:
         self._meta: Any = self._env.open_db(b"meta")
         self._budgets = BudgetIndex(self._env)
         self._index = Index(self._env)
-        self.pages = Pages(self._index, self._read, self._load)
+        self.pages = Pages(self._index, self._budgets, self._read, self._load)
 
     def _read(self) -> AbstractContextManager[lmdb.Transaction]:
         return self._env.read()
