@@ -242,10 +242,12 @@ def import_keys(
 
     \b
     Example:
+      bifrost keys import keys.csv --secrets secrets.csv
+
+    \b
+    with, in keys.csv:
       name,user,budget,rpm
       alice-dev,alice,75/1M,60
-
-      bifrost keys import keys.csv --secrets secrets.csv
     """
     sheet = Sheet(file)
     rows, needs_secrets = checked(sheet)
