@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bifrost import recovery
+from bifrost._fast.density import Densities
 from bifrost._fast.gate import Gate, GateError
 from bifrost.audit import policy
 from bifrost.config.settings import Network, Provider, Settings
@@ -71,6 +72,7 @@ class Core:
         except BaseException:
             self.directory.close()
             raise
+        self.densities = Densities(data_dir / "state" / "densities")
         self.upstreams = Upstreams()
         self.identifier = Identifier(self.directory)
         self.treasury = Treasury(self.gate)
@@ -109,7 +111,7 @@ class Core:
         self.settings = settings
         self.treasury.help_url = settings.help_url
         self.generation += 1
-        return Lanes(router, hosts, catalogue, self.generation)
+        return Lanes(router, hosts, catalogue, self.generation, self.densities)
 
     def _host(self, name: str, provider: Provider) -> tuple[Host, Origin]:
         credentials = [Credential(key.name, key.value, key.weight) for key in provider.keys]

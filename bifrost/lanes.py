@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 
-from bifrost._fast.desk import Density, LaneBase
+from bifrost._fast.density import Densities, Density
+from bifrost._fast.desk import LaneBase
 from bifrost.audit import events
 from bifrost.errors import ModelNotFound, ModelUnpriced, Refusal
 from bifrost.governance.admission import check_model
@@ -74,12 +75,13 @@ class Lanes:
         hosts: dict[str, tuple[Host, Origin]],
         catalogue: Catalogue,
         generation: int,
+        densities: Densities,
     ) -> None:
         self.router = router
         self.hosts = hosts
         self.catalogue = catalogue
         self.generation = generation
-        self._densities: dict[tuple[str, str], Density] = {}
+        self.densities = densities
 
     def find(self, grant: Grant, asked: str) -> Lane:
         """The lane for a model name, or its refusal: not found, blocked or unpriced."""
@@ -116,7 +118,7 @@ class Lanes:
                 )
                 continue
             prices = self.catalogue.digest[:16]
-            density = self._densities.setdefault((host.name, target.model), Density())
+            density = self.densities.find(host.name, target.model)
             lanes.append(Lane(grant, asked, target, host, origin, price, prices, density))
         if not lanes:
             assert refusal is not None

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bifrost._fast import wire
-from bifrost._fast.desk import IMAGE, OVERHEAD, PER_KIB, Density, Desk, LaneBase, plain_input
+from bifrost._fast.density import OVERHEAD, PER_KIB, Density
+from bifrost._fast.desk import IMAGE, Desk, LaneBase, plain_input
 from bifrost._fast.gate import Gate, Plan
 from bifrost._fast.keyring import (
     BULLETIN,
@@ -219,7 +220,7 @@ def _text(raw: bytes | None, most: int) -> str | None:
     return None if raw is None else raw[:most].decode("latin-1")
 
 
-def test_a_bound_learns_how_dense_a_model_reads_and_keeps_a_margin() -> None:
+def test_the_bound_of_a_plain_request() -> None:
     assert plain_input(10_240, PER_KIB, 0, 10**6) == 5_120 + OVERHEAD
     assert plain_input(10_240, 256, 2, 10**6) == 2_560 + 2 * IMAGE + OVERHEAD
     assert plain_input(10**9, PER_KIB, 0, 200_000) == 200_000

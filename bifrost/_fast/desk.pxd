@@ -1,17 +1,11 @@
 from libc.stdint cimport int64_t
 
 from .call cimport Call
+from .density cimport Density
 from .gate cimport Gate, Plan
 from .keyring cimport Keyring
 from .tariff cimport Ceiling, bf_tokens
 from .wire cimport Scan
-
-
-cdef class Density:
-    cdef int64_t seen, samples
-    cdef readonly int64_t per_kib
-
-    cdef void learn(self, int64_t size, int64_t tokens) noexcept
 
 
 cdef class LaneBase:

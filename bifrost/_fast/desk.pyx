@@ -11,6 +11,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
 from .call cimport Call
+from .density cimport BF_OVERHEAD, Density
 from .gate cimport Gate, Plan, Ticket
 from .keyring cimport GrantBase, Keyring
 from .ledger cimport led_ask
@@ -37,42 +38,13 @@ cdef enum:
     AGENT = 120                 # bytes of a client's name that are kept
     TEXT = 256                  # bytes of any other word a client or provider chose
 
-# A prompt in words is over 3 bytes a token; 2 leaves room for digits and code. Tools add a hidden
-# system prompt of up to 1,000 tokens (Anthropic's tool use documentation).
-PER_KIB = 512                   # tokens per 1,024 bytes, before anything is known
-OVERHEAD = 1_024
 IMAGE = 5_000                   # tokens: the largest image a model takes, whatever its bytes
-cdef int64_t _per_kib = PER_KIB
-cdef int64_t _overhead = OVERHEAD
 cdef int64_t _image = IMAGE
-cdef enum:
-    TELLING = 4096              # bytes of a body whose density says something
-    ENOUGH = 32                 # of them before it is believed
-    LEAST = 128                 # tokens per 1,024 bytes
 
 
 cpdef int64_t plain_input(int64_t size, int64_t per_kib, int64_t images, int64_t context) noexcept:
     """The most input tokens of a body of ``size`` bytes that holds the whole input itself."""
-    return min(size * per_kib // 1024 + _overhead + _image * images, context)
-
-
-cdef class Density:
-    """How many tokens a model makes of 1,024 bytes at most, learned from what it reported.
-
-    512 until 32 plain requests of 4 kB or more were seen; then a quarter more than the densest
-    of all of them, never above 512.
-    """
-
-    def __init__(self):
-        self.per_kib = _per_kib
-
-    cdef void learn(self, int64_t size, int64_t tokens) noexcept:
-        if size < TELLING:
-            return
-        self.samples += 1
-        self.seen = max(self.seen, (max(tokens - _overhead, 0) * 1024 + size - 1) // size)
-        if self.samples >= ENOUGH:
-            self.per_kib = min(max(self.seen + self.seen // 4, LEAST), _per_kib)
+    return min(size * per_kib // 1024 + BF_OVERHEAD + _image * images, context)
 
 
 cdef class LaneBase:
@@ -127,7 +99,7 @@ cdef class Desk:
         if found == NULL or not isinstance(<object>found, LaneBase):
             return False
         cdef LaneBase lane = <LaneBase>found
-        cdef int64_t most = plain_input(PyBytes_GET_SIZE(call.body), lane.density.per_kib,
+        cdef int64_t most = plain_input(PyBytes_GET_SIZE(call.body), lane.density.most_per_kib(),
                                         scan.images, lane.context)
         cdef int64_t output = call.output_limit if call.output_limit else scan.max_tokens
         call.grant = grant
@@ -188,6 +160,8 @@ cdef class Desk:
                         ) and usage.source == "reported":
                     lane.density.learn(PyBytes_GET_SIZE(call.body), tokens.count[0]
                                        + tokens.count[1] + tokens.count[2] + tokens.count[3])
+                if call.tap is not None and usage.source == "reported" and tokens.count[5] == 0:
+                    lane.density.hear(call.tap.output_bytes, tokens.count[4])
         return self._book(call, lane, scan, usage, said, &tokens, tool, searches, min(cost, MOST),
                           outcome, since)
 
