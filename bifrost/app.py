@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bifrost.app")
 CHECK_S = 1.0
+GRANTS_SETTLED = 20_000
 DRAIN_S = 600.0
 
 
@@ -235,10 +237,15 @@ class App:
 
     async def _keep(self) -> None:
         """Once a second: what the core has to do, and a changed file."""
+        settled = 0
         while True:
             await asyncio.sleep(CHECK_S)
             assert self.core is not None
             self.core.keep()
+            known = len(self.core.identifier.keyring)
+            if self.hall is not None and known > settled + settled // 4 + GRANTS_SETTLED:
+                gc.freeze()  # a million grants would be looked through again and again
+                settled = known
             if stamp(self.source) != self._stamp:
                 await self.reload()
 

@@ -14,7 +14,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -371,23 +372,33 @@ def serve_steward(
         lock.give_up()
 
 
+@contextmanager
+def standing_in(data_dir: Path, gate: Gate, directory: Directory) -> Iterator[Steward | None]:
+    """A steward for the block, or None while another process is it. Raises StoreError."""
+    lock = Stewardship(data_dir)
+    if not lock.take():
+        yield None
+        return
+    try:
+        steward = Steward(data_dir, gate, directory)
+        try:
+            yield steward
+        finally:
+            steward.close()
+    finally:
+        lock.give_up()
+
+
 def catch_up(data_dir: Path, gate: Gate, directory: Directory, patience_s: float) -> bool:
     """Brings log and view up to date: by ourselves if nobody is steward, else by waiting for it.
 
     False if the steward did not get there in time. Raises StoreError.
     """
-    lock = Stewardship(data_dir)
-    if lock.take():
-        try:
-            steward = Steward(data_dir, gate, directory)
-            try:
-                steward.sweep()
-                steward.drain()
-            finally:
-                steward.close()
-        finally:
-            lock.give_up()
-        return True
+    with standing_in(data_dir, gate, directory) as steward:
+        if steward is not None:
+            steward.sweep()
+            steward.drain()
+            return True
     now = time.time_ns()
     deadline = time.monotonic() + patience_s
     end = -1

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bifrost.audit import events
+from bifrost.audit.log import Reader
 from bifrost.core import stores
 from bifrost.governance.directory import Directory
 from bifrost.governance.entities import VirtualKey
@@ -54,7 +55,7 @@ def test_rows_of_csv_become_keys(folder: Path) -> None:
     done = _import(file)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Created 2 virtual keys")
-    with stores(folder / "data") as (directory, gate):
+    with stores(folder / "data") as (directory, _):
         one = directory.by_digest(directory.digest(f"{SECRET}01".encode()))
         assert one is not None and one.name == "one"
         core = directory.get("team", "core")
@@ -68,7 +69,7 @@ def test_rows_of_csv_become_keys(folder: Path) -> None:
         assert one.provider_configs[0].allowed_models == ("claude-haiku-*",)
         assert one.expires_at == 1_801_353_600_000_000_000
         assert directory.get("virtual_key", "two, too").budgets == ()
-        made = [events.decode(raw) for _, raw in gate.outbox(0, 10)]
+    made = [events.decode(raw) for raw in Reader(folder / "data").read(0, 10)]
     assert [(one.name, one.action) for one in made if isinstance(one, events.PolicyChange)] == [
         ("one", "create"), ("two, too", "create"),
     ]  # fmt: skip

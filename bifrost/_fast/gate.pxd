@@ -8,7 +8,7 @@ from .timing cimport Timing
 
 cdef class Plan:
     cdef int n
-    cdef led_slot slots[LED_SLOTS]
+    cdef led_slot *slots
     cdef object window
     cdef readonly tuple labels
     cdef int64_t first_end, last_start

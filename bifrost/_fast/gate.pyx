@@ -16,6 +16,7 @@ from posix.unistd cimport close
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from .home cimport Home, home_row
@@ -117,6 +118,9 @@ cdef class Plan:
                              f"not {len(slots)}")
         self.window = window
         self.labels = tuple(labels)
+        self.slots = <led_slot *>calloc(len(slots) or 1, sizeof(led_slot))
+        if self.slots == NULL:
+            raise MemoryError()
         self.n = len(slots)
         self.first_end = 0
         self.last_start = 0
@@ -133,6 +137,9 @@ cdef class Plan:
                 if not 0 <= limit < 2**32:
                     raise ValueError(f"a rate limit is from 0 to {2**32 - 1}, not {limit}")
                 self.slots[i].end_ns = more[1]
+
+    def __dealloc__(self):
+        free(self.slots)
 
     def __len__(self):
         return self.n

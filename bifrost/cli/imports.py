@@ -15,14 +15,16 @@ from typing import Any, TextIO
 
 import click
 import msgspec
+from msgspec.structs import replace
 
 from bifrost.cli.options import MOST_RATE, Governed, budget_of, rate_of
 from bifrost.cli.store import data_dir_option, opened
 from bifrost.config.rules import key_value_fault
-from bifrost.config.settings import BudgetSpec, RateLimitSpec, instant_ns
+from bifrost.config.settings import instant_ns
 from bifrost.errors import BadRows, BifrostError, Conflict
 from bifrost.governance.directory import Directory
-from bifrost.governance.entities import ProviderRule, new_secret
+from bifrost.governance.entities import ProviderRule, new_id, new_secret
+from bifrost.steward import standing_in
 
 BATCH = 20_000
 MOST_FAULTS = 20  # shown; the rest is counted
@@ -46,44 +48,68 @@ class Row(msgspec.Struct, forbid_unknown_fields=True):
     provider: str | None = None
     expires: str | None = None
 
-    def fields(self) -> dict[str, Any]:
-        """What the directory stores; raises ValueError or Conflict with what is wrong."""
+    def check(self) -> None:
+        """Raises ValueError or Conflict with what is wrong."""
         if self.value is not None and (fault := key_value_fault(self.value)):
             raise ValueError(f"value: {fault}")
-        given = Governed(
-            budgets=tuple(map(_budget, _parts(self.budget))),
-            rate_limits=tuple(map(_rate, _parts(self.rate_limit))),
-            rpm=_most("rpm", self.rpm),
-            tpm=_most("tpm", self.tpm),
-            concurrency=_most("concurrency", self.concurrency),
-            models=self.models,
-            blocked=self.blocked_models,
-            provider=self.provider,
-        )
+        self._model()
+
+    def _model(self) -> dict[str, Any]:
+        return _model(
+            _parts(self.budget), _parts(self.rate_limit), self.rpm, self.tpm, self.concurrency,
+            self.models, self.blocked_models, self.provider, self.expires,
+        )  # fmt: skip
+
+    def fields(self) -> dict[str, Any]:
+        """What the directory stores of a row that was checked; budgets and limits are new ones."""
+        fields = dict(self._model())
+        now = time.time_ns()
+        if budgets := fields.get("budgets"):
+            fields["budgets"] = tuple(
+                replace(one, id=new_id("budget"), created_at=now) for one in budgets
+            )
+        if limits := fields.get("rate_limits"):
+            fields["rate_limits"] = tuple(replace(one, id=new_id("rate_limit")) for one in limits)
         owner = {"user": self.user, "team": self.team, "customer": self.customer}
-        expires = {"expires_at": instant_ns(self.expires)} if self.expires else {}
-        return given.changes(None, (ProviderRule(),)) | owner | expires
+        return fields | owner
 
 
-def _parts(text: str | list[str]) -> list[str]:
+def _parts(text: str | list[str]) -> tuple[str, ...]:
     parts = text.split(";") if isinstance(text, str) else text
-    return [part.strip() for part in parts if part.strip()]
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+@lru_cache(maxsize=4096)
+def _model(
+    budgets: tuple[str, ...],
+    rate_limits: tuple[str, ...],
+    rpm: int | None,
+    tpm: int | None,
+    concurrency: int | None,
+    models: str | None,
+    blocked: str | None,
+    provider: str | None,
+    expires: str | None,
+) -> dict[str, Any]:
+    """What such columns say; most rows of a file say the same."""
+    given = Governed(
+        budgets=tuple(map(budget_of, budgets)),
+        rate_limits=tuple(map(rate_of, rate_limits)),
+        rpm=_most("rpm", rpm),
+        tpm=_most("tpm", tpm),
+        concurrency=_most("concurrency", concurrency),
+        models=models,
+        blocked=blocked,
+        provider=provider,
+    )
+    expiry = {"expires_at": instant_ns(expires)} if expires else {}
+    return given.changes(None, (ProviderRule(),)) | expiry
 
 
 def _most(name: str, most: int | None) -> int | None:
     if most is not None and not 0 <= most <= MOST_RATE:
         raise ValueError(f"{name}: expected a number from 0 to {MOST_RATE}, got {most}")
     return most
-
-
-@lru_cache(maxsize=4096)
-def _budget(text: str) -> BudgetSpec:
-    return budget_of(text)
-
-
-@lru_cache(maxsize=4096)
-def _rate(text: str) -> RateLimitSpec:
-    return rate_of(text)
 
 
 class Sheet:
@@ -148,30 +174,30 @@ def _told(error: msgspec.DecodeError) -> str:
 Ready = tuple[int, str, str | None, dict[str, Any]]  # line, name, value, fields
 
 
-def _ready(line: int, row: Row | str) -> Ready | str:
-    """A row as it is stored, or what is wrong with it."""
-    if isinstance(row, str):
-        return row
-    try:
-        return line, row.name, row.value, row.fields()
-    except (ValueError, Conflict) as error:
-        return str(error)
-
-
 def checked(sheet: Sheet) -> tuple[int, bool]:
-    """How many rows there are, and whether one has no value; exits when one is wrong."""
+    """How many rows there are, and whether one has no value; raises when one is wrong."""
     faults: list[tuple[int, str]] = []
     rows, open_ = 0, False
     for line, row in sheet.rows():
-        ready = _ready(line, row)
-        if isinstance(ready, str):
-            faults.append((line, ready))
-        else:
-            open_ = open_ or ready[2] is None
         rows += 1
+        if isinstance(row, str):
+            faults.append((line, row))
+            continue
+        try:
+            row.check()
+        except (ValueError, Conflict) as error:
+            faults.append((line, str(error)))
+        open_ = open_ or row.value is None
     if faults:
         refuse(sheet, faults, "Nothing was stored.")
     return rows, open_
+
+
+def ready(sheet: Sheet) -> Iterator[Ready]:
+    """The rows of a sheet that was checked, as they are stored."""
+    for line, row in sheet.rows():
+        if not isinstance(row, str):
+            yield line, row.name, row.value, row.fields()
 
 
 def refuse(sheet: Sheet, faults: list[tuple[int, str]], outcome: str) -> None:
@@ -257,13 +283,15 @@ def import_keys(
             "made for them are written."
         )
     began = time.monotonic()
-    with opened(data_dir, create=True) as (directory, _), _new(secrets) as out:
+    with opened(data_dir, create=True) as (directory, gate), _new(secrets) as out, \
+            standing_in(data_dir, gate, directory) as steward:  # fmt: skip
         work = Import(sheet, directory, out)
-        ready = (_ready(line, row) for line, row in sheet.rows())
-        whole = (one for one in ready if not isinstance(one, str))
+        whole = ready(sheet)
         with click.progressbar(length=rows, file=sys.stderr, label="Importing") as bar:
             while batch := list(islice(whole, size)):
                 work.batch(batch, skip=skip_existing)
+                if steward is not None:
+                    steward.drain()
                 bar.update(len(batch))
     took = time.monotonic() - began
     left = f", {work.left:,} were there already" if skip_existing else ""

@@ -14,9 +14,8 @@ from bifrost.errors import NotFound, StoreError
 from bifrost.governance.budget_index import BudgetIndex
 from bifrost.governance.entities import PREFIX, TYPES, Entity, Kind, VirtualKey, kind_of
 from bifrost.governance.environment import Environment
-from bifrost.governance.index import Index
+from bifrost.governance.index import Index, parent_id
 from bifrost.governance.pages import Pages
-from bifrost.governance.parents import PARENTS
 
 if TYPE_CHECKING:
     import lmdb
@@ -139,25 +138,38 @@ class Shelves:
 
     def chain(self, entity: Entity) -> list[tuple[Kind, Entity]]:
         """The entity and everything above it, in the fixed order key, user, team, customer."""
-        levels: list[tuple[Kind, Entity]] = []
         with self._read() as txn:
-            current: Entity | None = entity
-            while current is not None:
-                kind = kind_of(current.id)
-                assert kind is not None
-                levels.append((kind, current))
-                current = self._parent(txn, kind, current)
+            return self._chain(txn, entity, {})
+
+    def lineage(self, digest: bytes, known: dict[str, Entity]) -> list[tuple[Kind, Entity]]:
+        """The virtual key with this digest and everything above it; empty if there is none.
+
+        Who is in ``known``, by id, is taken from there; who is read is put there.
+        """
+        with self._read() as txn:
+            key = self._by_digest(txn, digest)
+            return self._chain(txn, key, known) if key is not None else []
+
+    def _chain(
+        self, txn: lmdb.Transaction, entity: Entity, known: dict[str, Entity]
+    ) -> list[tuple[Kind, Entity]]:
+        levels: list[tuple[Kind, Entity]] = []
+        current: Entity | None = entity
+        while current is not None:
+            kind = kind_of(current.id)
+            assert kind is not None
+            levels.append((kind, current))
+            identifier = parent_id(kind, current)
+            current = known.get(identifier) if identifier else None
+            if identifier and current is None:
+                current = known[identifier] = self._stored(txn, identifier, levels[-1][1])
         return levels
 
-    def _parent(self, txn: lmdb.Transaction, kind: Kind, entity: Entity) -> Entity | None:
-        for parent in PARENTS[kind]:
-            identifier = getattr(entity, f"{parent}_id")
-            if identifier:
-                found = self._load(txn, identifier)
-                if found is None:
-                    raise StoreError(f"{entity.id} refers to {identifier}, which is not stored.")
-                return found
-        return None
+    def _stored(self, txn: lmdb.Transaction, identifier: str, child: Entity) -> Entity:
+        found = self._load(txn, identifier)
+        if found is None:
+            raise StoreError(f"{child.id} refers to {identifier}, which is not stored.")
+        return found
 
     def meta(self, name: str) -> bytes | None:
         """A stored fact about the data directory itself."""
