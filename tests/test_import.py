@@ -69,7 +69,7 @@ def test_rows_of_csv_become_keys(folder: Path) -> None:
         assert one.provider_configs[0].allowed_models == ("claude-haiku-*",)
         assert one.expires_at == 1_801_353_600_000_000_000
         assert directory.get("virtual_key", "two, too").budgets == ()
-    made = [events.decode(raw) for raw in Reader(folder / "data").read(0, 10)]
+    made = [events.decode(raw) for _, raw in Reader(folder / "data").read(0, 10)]
     assert [(one.name, one.action) for one in made if isinstance(one, events.PolicyChange)] == [
         ("one", "create"), ("two, too", "create"),
     ]  # fmt: skip
