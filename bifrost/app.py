@@ -233,11 +233,13 @@ class App:
             self._mock = None
 
     async def _keep(self) -> None:
-        """Once a second: notices a changed file and a store that moved without its epoch."""
+        """Once a second: notices changed files, changed prices and a store that moved without
+        its epoch."""
         while True:
             await asyncio.sleep(CHECK_S)
             assert self.core is not None
             self.core.identifier.refresh()
+            self.core.refresh_prices()
             if stamp(self.source) != self._stamp:
                 await self.reload()
 

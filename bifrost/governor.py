@@ -191,7 +191,7 @@ class Governor:
         )  # fmt: skip
         if lane is not None:
             event.model, event.provider = lane.model, lane.host.name
-            event.prices = self.lanes.catalogue.digest[:16]
+            event.prices = lane.catalogue.digest[:16]
         if head.session is not None:
             event.session = head.session[:256].decode("latin-1")
         if head.user_agent is not None:
@@ -216,9 +216,12 @@ class Governor:
             )
             return 0
 
-    def _price(self, call: Call, usage: Usage) -> tuple[Usage, int]:
-        """The usage as it is billed and its cost, where tokens alone do not say it."""
+    def _price(self, call: Call, usage: Usage) -> tuple[Usage, int, bytes]:
+        """The usage as it is billed, its cost and what the event must add to it, where tokens alone
+        do not say it. The prices are those the call was admitted under."""
         scan, lane = call.scan, call.lane
         if scan.fields:
             usage = usage.assuming(tier=scan.service_tier, speed=scan.speed, geo=scan.inference_geo)
-        return usage, self.lanes.catalogue.cost(lane.host.kind, usage, lane.price)
+        host = lane.host
+        cost = lane.catalogue.cost(host.kind, usage, lane.price, name=host.name)
+        return usage, cost, events.samplings(usage.iterations)

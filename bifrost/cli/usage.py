@@ -14,6 +14,7 @@ import click
 
 from bifrost.admin.objects import whole as timestamp
 from bifrost.audit.log import Reader
+from bifrost.cli.reprice import show_repriced
 from bifrost.cli.store import data_dir_option, json_option, opened, print_json, table
 from bifrost.governance.entities import Kind
 from bifrost.money import dollars, usd
@@ -60,6 +61,8 @@ class Moment(click.ParamType[int]):
 @click.option(
     "--time-zone", default="UTC", show_default=True, help="Whose calendar, e.g. Asia/Tokyo."
 )
+@click.option("--reprice", metavar="FILE|DIGEST|current|catalogue",
+              help="What it would have cost under another price table.")  # fmt: skip
 @json_option
 @data_dir_option
 @click.pass_context
@@ -70,6 +73,7 @@ def usage(
     until: int | None,
     interval: str | None,
     time_zone: str,
+    reprice: str | None,
     as_json: bool,
     data_dir: Path,
 ) -> None:
@@ -79,6 +83,7 @@ def usage(
     Example:
       bifrost usage --by team --by model --since 7d --json
       bifrost usage --by team --interval 1d --time-zone Europe/Berlin
+      bifrost usage --by model --reprice prices.new.json
       bifrost usage rebuild
     """
     if context.invoked_subcommand is not None:
@@ -88,6 +93,11 @@ def usage(
     until = until if until is not None else time.time_ns() + 1_000_000_000
     said: dict[str, Any] = {"since": timestamp(since), "until": timestamp(until)}
     catch_up_view(data_dir)
+    if reprice is not None:
+        if interval is not None:
+            raise click.UsageError("--reprice gives sums without an --interval", context)
+        show_repriced(data_dir, reprice, groups, since, until, said, as_json=as_json)
+        return
     view = UsageView(data_dir, read_only=True)
     try:
         if interval is None:

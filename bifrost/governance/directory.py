@@ -37,6 +37,7 @@ from bifrost.governance.epoch import shared_page
 from bifrost.governance.master_key import lookup_key, replay_key
 from bifrost.governance.pages import Pages
 from bifrost.governance.parents import PARENTS, resolved
+from bifrost.governance.price_list import PriceList
 from bifrost.governance.replays import Once, Replays
 
 Record = Callable[[str, Kind, Entity | None, Entity | None], None]
@@ -65,6 +66,7 @@ class Directory:
             self._budgets = BudgetIndex(self._env)
             self._replays = Replays(self._env)
             self.pages = Pages(self._names, self._read, self._load)
+            self.prices = PriceList(self._read, self._write, self._meta)
         except (lmdb.Error, OSError) as error:
             raise StoreError(f"Cannot open the directory store in {self.path}: {error}") from error
         try:

@@ -1,4 +1,4 @@
-"""The administrator's price file: own prices that win over the package's table.
+"""The administrator's own prices, from the price file or the store: they win over the catalogue.
 
 Part of the metering room. The format is public (docs/prices.md); money is written as decimal
 strings, so that no price passes through a float.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -25,11 +25,13 @@ _LIMITS = ("max_input_tokens", "max_output_tokens")
 _FIELDS = (*_RATES, "tiers", "web_search", "multipliers", "service_tiers", "auto", *_LIMITS)
 _DECIMAL = re.compile(r"(\d{1,9})(?:\.(\d+))?")
 _FRACTION = re.compile(r"(\d{1,9})/(\d{1,9})")
+_WILD = re.compile(r"\[.[^]]*\]|[*?]")
 _MAX_TOKENS = 1 << 40
+LONGEST = 400  # characters of a pattern
 
 
 class Override(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """One entry of the price file; ``given`` are the fields it wrote."""
+    """One entry of the price file or the store; ``given`` are the fields it wrote."""
 
     pattern: str
     price: Price
@@ -87,6 +89,14 @@ def _multipliers_of(price: Price) -> dict[str, dict[str, Ratio]]:
 
 def read_overrides(path: Path) -> tuple[Override, ...]:
     """The entries of a price file in their order; ConfigError names the path inside the file."""
+    return overrides(read_file(path), str(path))
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The entries of a price file as they are written, fields by pattern, not yet checked.
+
+    Raises ConfigError when it is no price file.
+    """
     try:
         document = msgspec.json.decode(path.read_bytes())
     except OSError as error:
@@ -97,8 +107,19 @@ def read_overrides(path: Path) -> tuple[Override, ...]:
     reader.known(document, "", ("models", "$schema"))
     if "models" not in document:
         raise ConfigError(f'{path}: expected the field "models"')
-    models = reader.table(document["models"], "models")
-    return tuple(_override(reader, pattern, value) for pattern, value in models.items())
+    return reader.table(document["models"], "models")
+
+
+def overrides(written: Mapping[str, Any], where: str) -> tuple[Override, ...]:
+    """Written entries, checked, in their order; ConfigError begins with ``where``."""
+    reader = _Reader(where)
+    return tuple(_override(reader, pattern, value) for pattern, value in written.items())
+
+
+def narrowness(pattern: str) -> tuple[bool, int, str]:
+    """Sort key of entries without an order of their own: exact names, then the longer patterns."""
+    literal = _WILD.sub("", pattern)
+    return literal != pattern, -len(literal), pattern
 
 
 def _override(reader: _Reader, pattern: str, value: Any) -> Override:
@@ -106,6 +127,8 @@ def _override(reader: _Reader, pattern: str, value: Any) -> Override:
     provider, slash, model = pattern.partition("/")
     if not (provider and slash and model):
         raise reader.error(at, 'expected a name of the form "<provider>/<model>"')
+    if len(pattern) > LONGEST or not pattern.isprintable():
+        raise reader.error(at[:LONGEST], f"expected at most {LONGEST} printable characters")
     reader.known(value, at, _FIELDS)
     card = _card(reader, value, at)
     multipliers = _multipliers(reader, value.get("multipliers", {}), f"{at}.multipliers")
