@@ -216,7 +216,7 @@ def _found(state: PriceState, pattern: str) -> Entry:
 def _differences(old: PriceState, new: PriceState) -> list[str]:
     """What became different, as short texts."""
     texts = []
-    if old.package != new.package:
+    if old.package not in ("", new.package):
         texts.append(f"catalogue: {old.source} ({old.date}) -> {new.source} ({new.date})")
     for kind, before, after in (
         ("store", old.stored, new.stored),
