@@ -82,7 +82,13 @@ class Peer:
         self.ended_at = time.monotonic()
 
     def reset(self) -> None:
-        self.writer.transport.abort()
+        """Breaks the connection off, if it is still there."""
+        transport = self.writer.transport
+        # asyncio's transport raises when it is aborted after it closed behind its last flush;
+        # a closed one has a closed socket (asyncio) or none (uvloop, TLS)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.fileno() >= 0:
+            transport.abort()
 
 
 def replies(*pieces: bytes, times: int = 1_000_000) -> Handler:
