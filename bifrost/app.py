@@ -187,7 +187,7 @@ class App:
             gate=core.gate,
             identifier=core.identifier,
             settings=lambda: core.settings,
-            lanes=lambda: core.governor.lanes,
+            lanes=core.governor.current,
             usable=lambda grant: list(_usable(core, grant)),
         )
 
@@ -311,7 +311,7 @@ class App:
 
 def _usable(core: Core, grant: Grant) -> dict[str, ModelInfo]:
     """The configured names and the providers' models that a key may use, by name."""
-    lanes = core.governor.lanes
+    lanes = core.governor.current()
     found: dict[str, ModelInfo] = {}
     for name in core.settings.models:
         if "*" not in name and "?" not in name:

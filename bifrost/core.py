@@ -78,18 +78,21 @@ class Core:
         self.pricing = Pricing(self.directory.prices, self.gate)
         self._priced: tuple[int, Stamp] = (-1, None)  # the revision and file our prices are of
         self._complaint = ""
+        self._laying = threading.Lock()  # new lanes, one after the other
         self.generation = 0
         self._stop = threading.Event()
         self._steward: threading.Thread | None = None
         try:
-            self.governor = Governor(self.identifier, self.treasury, self._configured(settings))
+            lanes = self._configured(settings)
+            self.governor = Governor(self.identifier, self.treasury, lanes, self.refresh_prices)
         except BaseException:
             self.close()
             raise
 
     def configure(self, settings: Settings) -> None:
         """Swaps in a new configuration; requests under way keep the old one."""
-        self.governor.lanes = self._configured(settings)
+        with self._laying:
+            self.governor.lanes = self._configured(settings)
 
     def declare(self, settings: Settings) -> list[declared.Minted]:
         """Brings the declared customers, teams, users and keys into the directory."""
@@ -99,8 +102,13 @@ class Core:
     def refresh_prices(self) -> bool:
         """Takes up prices that changed in the store or the price file, for new requests only.
 
-        What cannot be read is logged and the present prices stay. True if prices changed.
+        Called before the first request after any change of the policy, and once a second. What
+        cannot be read is logged and the present prices stay. True if prices changed.
         """
+        with self._laying:
+            return self._take_up()
+
+    def _take_up(self) -> bool:
         try:
             catalogue = self._fresh_prices()
         except (BifrostError, OSError) as error:
