@@ -186,6 +186,7 @@ class App:
             directory=core.directory,
             gate=core.gate,
             identifier=core.identifier,
+            pricing=core.pricing,
             settings=lambda: core.settings,
             lanes=core.governor.current,
             usable=lambda grant: list(_usable(core, grant)),

@@ -16,14 +16,16 @@ import msgspec
 
 from bifrost._fast.gate import Gate, GateError
 from bifrost.audit import events, policy
-from bifrost.errors import NotFound, Stale, StoreError
+from bifrost.errors import Conflict, NotFound, Stale, StoreError
 from bifrost.governance.price_list import Entry, PriceList, PriceState, PriceTable
+from bifrost.governance.replays import Once
 from bifrost.metering.catalogue import FORMAT, Catalogue, Model, Table
 from bifrost.metering.overrides import Override, narrowness, overrides, read_file
 
 WHERE = "own prices"  # how a complaint about a stored price begins
 MOST_TOLD = 50  # changes named in one event
 LONGEST_TOLD = 300  # characters of one of them
+MOST = 2_000  # own prices in the store; a whole list belongs into the price file
 
 
 @cache
@@ -109,6 +111,10 @@ class Pricing:
         """The entries of the price file as a gateway last read it."""
         return self._list.state().file
 
+    def state(self) -> PriceState:
+        """What is in use in the data directory, read at one moment."""
+        return self._list.state()
+
     # -- own prices ----------------------------------------------------------------------------
 
     def entries(self) -> tuple[Entry, ...]:
@@ -117,7 +123,14 @@ class Pricing:
 
     def get(self, pattern: str) -> Entry:
         """The stored price of a pattern; raises NotFound."""
-        return _found(self._list.state(), pattern)
+        return found_in(self._list.state(), pattern)
+
+    def add(self, pattern: str, fields: Mapping[str, Any], *, once: Once | None = None) -> Entry:
+        """Stores the price of a pattern that has none; Conflict if it has one, else as ``put``.
+
+        With ``once``, whose answer is made of the state, it raises Replayed and Reused.
+        """
+        return found_in(self._edit({pattern: fields}, None, new=True, once=once), pattern)
 
     def put(self, pattern: str, fields: Mapping[str, Any], *, expect: Entry | None = None) -> Entry:
         """Stores the price of ``<provider>/<model>``, fields as in the price file.
@@ -125,8 +138,7 @@ class Pricing:
         Who does it and why is what ``policy.acting`` says. Raises ConfigError for bad fields,
         Stale if the stored price is not ``expect`` any more, StoreError.
         """
-        self.change({pattern: fields}, expect=expect)
-        return self.get(pattern)
+        return found_in(self._edit({pattern: fields}, expect), pattern)
 
     def delete(self, pattern: str, *, expect: Entry | None = None) -> Entry:
         """Removes a stored price and returns it; raises NotFound, Stale, StoreError."""
@@ -138,6 +150,17 @@ class Pricing:
         self, wanted: Mapping[str, Mapping[str, Any] | None], *, expect: Entry | None = None
     ) -> Catalogue:
         """Stores several prices (None: removes one) at once; raises as ``put`` and ``delete``."""
+        return _over(package(), self._edit(wanted, expect))
+
+    def _edit(
+        self,
+        wanted: Mapping[str, Mapping[str, Any] | None],
+        expect: Entry | None,
+        *,
+        new: bool = False,
+        once: Once | None = None,
+    ) -> PriceState:
+        """``new``: none of the patterns may have a price."""
         overrides({name: one for name, one in wanted.items() if one is not None}, WHERE)
         now = time.time_ns()
 
@@ -146,19 +169,27 @@ class Pricing:
             if expect is not None and known.get(expect.pattern) != expect:
                 raise Stale(f"The price of {expect.pattern} was changed meanwhile; read it again.")
             for pattern, fields in wanted.items():
+                if new and pattern in known:
+                    raise Conflict(f"There is already a price for {pattern!r}.")
                 if fields is None:
-                    del known[_found(old, pattern).pattern]
+                    del known[found_in(old, pattern).pattern]
                 elif pattern not in known or known[pattern].fields != fields:
                     known[pattern] = Entry(
                         pattern=pattern, fields=dict(fields), at=now, actor=policy.actor(),
                         reason=policy.reason(),
                     )  # fmt: skip
+            if len(known) > MOST and len(known) > len(old.entries):
+                raise Conflict(
+                    f"At most {MOST:,} own prices can be stored; use patterns, or the price file."
+                )
             entries = tuple(known[name] for name in sorted(known, key=narrowness))
             return msgspec.structs.replace(old, entries=entries)
 
-        return _over(package(), self._change(laid))
+        return self._change(laid, once)
 
-    def _change(self, change: Callable[[PriceState], PriceState]) -> PriceState:
+    def _change(
+        self, change: Callable[[PriceState], PriceState], once: Once | None = None
+    ) -> PriceState:
         base = package()
 
         def decide(old: PriceState) -> PriceState:
@@ -169,7 +200,7 @@ class Pricing:
                 self._record(old, new)
             return new
 
-        return self._list.change(decide, base.listing)
+        return self._list.change(decide, base.listing, once)
 
     def _record(self, old: PriceState, new: PriceState) -> None:
         if self._gate is None:
@@ -179,8 +210,8 @@ class Pricing:
             texts = [*texts[:MOST_TOLD], f"and {len(texts) - MOST_TOLD} more"]
         now = time.time_ns()
         event = events.PriceChange(
-            at=now, actor=policy.actor(), digest=new.digest, changes=tuple(texts),
-            reason=policy.reason(),
+            at=now, actor=policy.actor(), before=old.digest, digest=new.digest,
+            changes=tuple(texts), reason=policy.reason(),
         )  # fmt: skip
         try:
             self._gate.append(events.encode(event), now)
@@ -206,7 +237,8 @@ def _settled(state: PriceState, catalogue: Catalogue) -> PriceState:
     )  # fmt: skip
 
 
-def _found(state: PriceState, pattern: str) -> Entry:
+def found_in(state: PriceState, pattern: str) -> Entry:
+    """The own price of a pattern in a state; raises NotFound."""
     for entry in state.entries:
         if entry.pattern == pattern:
             return entry

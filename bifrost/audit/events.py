@@ -161,12 +161,14 @@ class Reconciled(
 class PriceChange(
     msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="type", tag="prices", gc=False
 ):
-    """Another price table is in use: its digest and, in short texts, what became different."""
+    """Another price table is in use: the digests of the one before and of this one and, in short
+    texts, what became different, as ``store local/*: none -> input 1, output 2``."""
 
     v: int = 1
     seq: int = 0
     at: int
     actor: str
+    before: str = ""
     digest: str
     changes: tuple[str, ...] = ()
     reason: str = ""

@@ -277,8 +277,8 @@ def set_price(
 ) -> None:
     """Store the price of PATTERN, ``<provider>/<model>`` with * and ?, in USD per million tokens.
 
-    It replaces what was stored for PATTERN and holds for requests that begin afterwards, in every
-    worker within about a second.
+    It replaces what was stored for PATTERN and holds at once, in every worker, for requests that
+    begin afterwards; requests under way are billed as they were admitted.
 
     \b
     Example:

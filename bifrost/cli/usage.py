@@ -54,7 +54,12 @@ class Moment(click.ParamType[int]):
 
 
 @click.group("usage", invoke_without_command=True)
-@click.option("--by", multiple=True, type=click.Choice(GROUPS), help="Group by; may repeat.")
+@click.option(
+    "--by",
+    multiple=True,
+    type=click.Choice(GROUPS),
+    help="Group by; may repeat.  [default: key; with --reprice: model]",
+)
 @click.option("--since", type=Moment(), default="30d", show_default=True, help="From when.")
 @click.option("--until", type=Moment(), help="To when.  [default: now]")
 @click.option("--interval", type=click.Choice(INTERVALS), help="Sums per hour, day, week or month.")
@@ -89,7 +94,7 @@ def usage(
     if context.invoked_subcommand is not None:
         context.obj = data_dir
         return
-    groups = tuple(dict.fromkeys(by)) or ("key",)
+    groups = tuple(dict.fromkeys(by)) or (("key",) if reprice is None else ("model",))
     until = until if until is not None else time.time_ns() + 1_000_000_000
     said: dict[str, Any] = {"since": timestamp(since), "until": timestamp(until)}
     catch_up_view(data_dir)

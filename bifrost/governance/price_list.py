@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bifrost.errors import Conflict, NotFound
+from bifrost.governance.replays import Once, Replays
 
 if TYPE_CHECKING:
     import lmdb
 
-    Transaction = Callable[[], AbstractContextManager[lmdb.Transaction]]
+    Reading = Callable[[], AbstractContextManager[lmdb.Transaction]]
+    Writing = Callable[[Once | None], AbstractContextManager[lmdb.Transaction]]
 
 REVISION, STATE, TABLE, PACKAGE = b"prices revision", b"prices", b"prices of ", b"price package "
 LEAST_DIGITS = 8  # of a digest that stands for the whole
@@ -69,10 +71,11 @@ class PriceTable(msgspec.Struct, frozen=True, kw_only=True):
 class PriceList:
     """The records of prices in one tree of the directory's store."""
 
-    def __init__(self, read: Transaction, write: Transaction, tree: object) -> None:
+    def __init__(self, read: Reading, write: Writing, tree: object, replays: Replays) -> None:
         """``read`` and ``write`` open transactions of the store that ``tree`` belongs to."""
         self._read, self._write = read, write
         self._tree: Any = tree
+        self._replays = replays
 
     def revision(self) -> int:
         """A number that rises with every change made by any process."""
@@ -92,14 +95,17 @@ class PriceList:
         return PriceState() if raw is None else msgspec.msgpack.decode(raw, type=PriceState)
 
     def change(
-        self, decide: Callable[[PriceState], PriceState], package: Callable[[], bytes]
+        self,
+        decide: Callable[[PriceState], PriceState],
+        package: Callable[[], bytes],
+        once: Once | None = None,
     ) -> PriceState:
         """Replaces what is in use by ``decide`` of it, in one transaction; returns it.
 
         ``package()`` is asked for the package's table where its digest is new. What ``decide``
-        raises changes nothing.
+        raises changes nothing. With ``once`` as ``Directory.create``; its answer is of the state.
         """
-        with self._write() as txn:
+        with self._write(once) as txn:
             old = self._state(txn)
             new = decide(old)
             if new != old:
@@ -107,14 +113,14 @@ class PriceList:
                 txn.put(STATE, msgspec.msgpack.encode(new), db=self._tree)
                 revision = self._revision(txn) + 1
                 txn.put(REVISION, revision.to_bytes(8, "little"), db=self._tree)
-        return new
+            return self._replays.end(txn, once, new)
 
     def remember(self, state: PriceState, package: Callable[[], bytes]) -> None:
         """Keeps what a digest stands for that a process uses, though it is not what all use."""
         with self._read() as txn:
             if txn.get(TABLE + state.digest.encode(), db=self._tree) is not None:
                 return
-        with self._write() as txn:
+        with self._write(None) as txn:
             self._remember(txn, state, package)
 
     def _remember(
