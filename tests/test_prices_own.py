@@ -297,7 +297,6 @@ def test_a_request_is_settled_at_the_prices_it_was_admitted_under(tmp_path: Path
             [*BIFROST, "prices", "set", "--from-file", file, "--data-dir", tmp_path / "data"],
             check=True, env=environment(), capture_output=True,
         )  # fmt: skip
-        gateway.refresh()
         new = gateway.admit({"x-bf-vk": KEY}, body=body)
         assert new.reserved > 10 * old.reserved
         assert gateway.settle(older, Usage(in_fresh=10, out_text=10)) == 10 * 3_000 + 10 * 15_000

@@ -270,8 +270,10 @@ def test_models_without_a_price_there_are_named(served: Office) -> None:
     found = served.json("usage", "--reprice", "catalogue")
     (left,) = found["left_out"]
     assert (left["provider"], left["model"], left["reason"]) == ("local", "own", reprice.UNPRICED)
-    (row,) = found["rows"]
-    assert row["left_out"] == left["requests"] > 0
+    rows = {row["model"]: row for row in found["rows"]}  # by model unless it is told otherwise
+    row = rows["own"]
+    assert row["requests"] == 0 and row["left_out"] == left["requests"] > 0
+    assert rows[SONNET]["left_out"] == 0 and found["total"]["left_out"] == left["requests"]
     assert left["cost_usd"] == row["left_out_usd"] != "0.00"
     shown = served("usage", "--reprice", "catalogue")
     assert "local/own" in shown.err and reprice.UNPRICED in shown.err
