@@ -47,16 +47,17 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT)}
 
 
-def _settle_in(core: int) -> None:
-    """In the child before it runs: its core, and an end with its parent."""
+def _settle_in(core: int | None) -> None:
+    """In the child before it runs: its core (None: any), and an end with its parent."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    os.sched_setaffinity(0, {core})
+    if core is not None:
+        os.sched_setaffinity(0, {core})
 
 
 class Server:
     """A command that serves until ``stop``; its output goes to ``<folder>/<name>.log``."""
 
-    def __init__(self, name: str, arguments: Sequence[str], folder: Path, core: int) -> None:
+    def __init__(self, name: str, arguments: Sequence[str], folder: Path, core: int | None) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
         with self.log.open("ab") as log:
@@ -90,6 +91,13 @@ class Server:
     def tail(self) -> str:
         """The last lines of the log."""
         return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-20:])
+
+    def kill(self) -> None:
+        """Ends the process and its children at once, as kill -9 of all of them would."""
+        family = [self.pid, *children(self.pid)]
+        for pid in family:
+            os.kill(pid, signal.SIGKILL)
+        self._process.wait()
 
     def stop(self) -> None:
         """Ends the process: politely, then not."""

@@ -169,7 +169,7 @@ class Pipeline:
         call.key_index = lane.host.pick()
         head = lane.host.head(
             b"POST", origin.path_prefix + target, origin.host_header, call.key_index,
-            call.head.forward, len(body),
+            call.request_id, call.head.forward, len(body),
         )  # fmt: skip
         call.sent_upstream = True
         return [head, body]

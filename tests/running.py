@@ -107,9 +107,29 @@ class RunningMock(Process):
         found: Any = httpx.get(f"{self.url}/__mock/requests", params={"last": last}).json()
         return list(found["requests"] if isinstance(found, dict) else found)
 
+    def bills(self) -> dict[str, list[tuple[str, dict[str, int]]]]:
+        """How each request ended and what it was billed, as usage, by the id it came with."""
+        found = httpx.get(f"{self.url}/__mock/bills", params={"last": 1 << 20}, timeout=30).json()
+        bills: dict[str, list[tuple[str, dict[str, int]]]] = {}
+        for one in found["bills"]:
+            bills.setdefault(one["request_id"], []).append(
+                (one["outcome"], anthropic_usage(one["usage"]))
+            )
+        return bills
+
     def reset(self) -> None:
         """Forgets what was served."""
         httpx.post(f"{self.url}/__mock/reset")
+
+
+def anthropic_usage(billed: dict[str, int]) -> dict[str, int]:
+    """A usage of the mock's account in Anthropic's names."""
+    return {
+        "input_tokens": billed["input"],
+        "cache_creation_input_tokens": billed["cache_5m"] + billed["cache_1h"],
+        "cache_read_input_tokens": billed["cache_read"],
+        "output_tokens": billed["output"],
+    }
 
 
 def budget(limit: str, window: str = "1M") -> list[dict[str, Any]]:

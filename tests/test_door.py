@@ -31,7 +31,9 @@ def last_request(mock: RunningMock) -> tuple[dict[str, str], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("prefix", ["/anthropic", ""])
-def test_an_answer_says_who_served_it_and_what_it_cost(client: httpx.Client, prefix: str) -> None:
+def test_an_answer_says_who_served_it_and_what_it_cost(
+    client: httpx.Client, mock: RunningMock, prefix: str
+) -> None:
     usage = {"input_tokens": 412, "cache_creation_input_tokens": 1024,
              "cache_read_input_tokens": 12288, "output_tokens": 287}  # fmt: skip
     answer = client.post(
@@ -44,6 +46,7 @@ def test_an_answer_says_who_served_it_and_what_it_cost(client: httpx.Client, pre
     assert answer.headers["x-bf-provider"] == "anthropic"
     assert answer.headers["x-bf-model"] == "claude-sonnet-4-5"
     assert answer.headers["x-request-id"] == "mine-1"
+    assert mock.bills()["mine-1"][-1] == ("completed", usage)  # the id goes to the provider
     assert answer.headers["x-bf-budget-remaining-usd"]
     assert answer.headers["x-bf-budget-reset"].endswith("Z")
     assert answer.json()["usage"]["cache_read_input_tokens"] == 12288

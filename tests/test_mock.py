@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -230,6 +231,24 @@ def test_the_account_is_exact() -> None:
         }
         call(server, "/__mock/reset", b"")
         assert account(server)["total"]["requests"] == 0
+
+
+def test_each_request_is_billed_under_its_id() -> None:
+    with running(MockOptions(record=True, output_tokens=64, input_tokens=9)) as server:
+        call(server, "/v1/messages", ASK, {"x-request-id": "whole"})
+        call(server, "/v1/messages", ASK, {"x-request-id": "failed", "x-mock-fail": "529"})
+        streamed = {**ASK, "stream": True}
+        with pytest.raises(http.client.IncompleteRead):
+            call(server, "/v1/messages", streamed, {"x-request-id": "cut", "x-mock-cut-after": "5"})
+        bills = json.loads(call(server, "/__mock/bills")[2])["bills"]
+        found = [(one["request_id"], one["outcome"], one["usage"]["output"]) for one in bills]
+        assert found == [("whole", "completed", 64), ("failed", "failed", 0), ("cut", "cut", 32)]
+        assert json.loads(call(server, "/__mock/bills?last=1")[2])["bills"] == bills[-1:]
+        call(server, "/__mock/reset", b"")
+        assert json.loads(call(server, "/__mock/bills")[2])["bills"] == []
+    with running(MockOptions()) as server:
+        told = json.loads(call(server, "/__mock/bills")[2])
+        assert told == {"recording": False, "bills": []}
 
 
 @pytest.mark.parametrize(("rate", "failed"), [(1.0, 8), (0.25, 2), (0.375, 3)])

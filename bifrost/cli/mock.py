@@ -21,7 +21,8 @@ import click
               help="For this share of the requests.")  # fmt: skip
 @click.option("--cut-after", type=click.IntRange(0), default=0, help="Drop after K events.")
 @click.option("--script", type=click.Choice(["tool"]), help="Ask the agent for one tool call.")
-@click.option("--record", is_flag=True, help="Keep the last 1000 requests (/__mock/requests).")
+@click.option("--record", is_flag=True,
+              help="Keep requests and bills (/__mock/requests, /__mock/bills).")  # fmt: skip
 def mock(**options: Any) -> None:
     """A provider that costs nothing: Anthropic, OpenAI and Gemini dialects, known usage.
 

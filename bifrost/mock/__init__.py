@@ -24,8 +24,9 @@ request's own limit. These request headers steer one answer, and pass through a 
 ``x-mock-error-event: 1``
     Ends a stream after half of its deltas with the dialect's error event.
 
-``GET /__mock/account`` tells what was served, ``GET /__mock/requests?last=N`` the requests (with
-the option ``record``), ``POST /__mock/reset`` forgets both.
+``GET /__mock/account`` tells what was served, ``POST /__mock/reset`` forgets it. With the option
+``record`` ``GET /__mock/requests?last=N`` tells the requests and ``GET /__mock/bills?last=N`` what
+each was billed, under the ``x-request-id`` it came with.
 """
 
 from __future__ import annotations

@@ -10,10 +10,12 @@ import base64
 import hashlib
 import time
 from collections import deque
+from typing import Literal
 
 import msgspec
 
 RING = 1000
+BILLS = 1 << 17
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
@@ -102,6 +104,20 @@ class Cut(msgspec.Struct, frozen=True):
     at_ns: int
 
 
+class Bill(msgspec.Struct, frozen=True):
+    """What one request was billed, under the ``x-request-id`` it came with ("" without one).
+
+    ``usage`` is that of the whole answer or, if it was ``cut``, what had flowed of it.
+    """
+
+    request_id: str
+    dialect: str
+    model: str
+    outcome: Literal["completed", "failed", "cut"]
+    usage: Usage
+    at_ns: int
+
+
 class Recorded(msgspec.Struct, frozen=True):
     """One request as it arrived: headers in wire order and spelling, body in base64 if kept."""
 
@@ -152,9 +168,13 @@ class RequestLog:
 
 
 class Account:
-    """Everything served since the start or the last reset."""
+    """Everything served since the start or the last reset; ``bills``: kept per request too.
 
-    def __init__(self) -> None:
+    Of bills the last 131,072 are kept.
+    """
+
+    def __init__(self, bills: bool = False) -> None:
+        self._bills: deque[Bill] | None = deque(maxlen=BILLS) if bills else None
         self.open_connections = 0
         self.connections = 0
         self._rows: dict[tuple[str, str, str], Row] = {}
@@ -170,11 +190,21 @@ class Account:
         return found
 
     def completed(
-        self, dialect: str, model: str, path: str, status: int, usage: Usage | None
+        self,
+        dialect: str,
+        model: str,
+        path: str,
+        status: int,
+        usage: Usage | None,
+        request_id: bytes = b"",
     ) -> None:
         """Count one whole answer; ``usage`` is None for answers without tokens."""
         row = self.row(dialect, model, path)
         row.requests += 1
+        if self._bills is not None:
+            outcome: Literal["failed", "completed"] = "failed" if status >= 400 else "completed"
+            billed = usage if usage is not None and status < 400 else Usage()
+            self._bill(request_id, dialect, model, outcome, billed)
         if status >= 400:
             row.failures += 1
             return
@@ -182,8 +212,10 @@ class Account:
         if usage is not None:
             row.served.add(usage)
 
-    def ended_early(self, cut: Cut) -> None:
+    def ended_early(self, cut: Cut, request_id: bytes = b"") -> None:
         """Count one answer that did not reach its end."""
+        if self._bills is not None:
+            self._bill(request_id, cut.dialect, cut.model, "cut", cut.served)
         row = self.row(cut.dialect, cut.model, cut.path)
         row.requests += 1
         row.cut += 1
@@ -192,6 +224,23 @@ class Account:
         self._cuts.append(cut)
         if cut.reason == "client":
             self._disconnects += 1
+
+    def _bill(
+        self,
+        request_id: bytes,
+        dialect: str,
+        model: str,
+        outcome: Literal["completed", "failed", "cut"],
+        usage: Usage,
+    ) -> None:
+        assert self._bills is not None
+        name = request_id.decode("latin-1")
+        self._bills.append(Bill(name, dialect, model, outcome, usage, time.monotonic_ns()))
+
+    def bills(self, last: int) -> list[Bill]:
+        """The newest ``last`` bills, oldest first."""
+        kept = list(self._bills or ())
+        return kept[-last:] if last > 0 else []
 
     def statement(self) -> dict[str, object]:
         """The JSON form: totals, sums by (dialect, model), rows by path, the last early ends."""
@@ -215,6 +264,8 @@ class Account:
         self._rows.clear()
         self._cuts.clear()
         self._disconnects = 0
+        if self._bills is not None:
+            self._bills.clear()
 
 
 def _statement_row(row: Row, *without: str) -> dict[str, object]:

@@ -86,6 +86,7 @@ class Reply:
     usage: tokens of the whole answer; None if it has none (errors, lists, counts).
     dialect, model, path: what it is booked under; without a path it is not booked.
     plan: pace and faults, None to send it at once.
+    request_id: what the client calls this request.
     """
 
     __slots__ = (
@@ -97,6 +98,7 @@ class Reply:
         "model",
         "path",
         "plan",
+        "request_id",
         "sizes",
         "status",
         "usage",
@@ -125,6 +127,7 @@ class Reply:
         self.dialect = ""
         self.path = ""
         self.plan: Plan | None = None
+        self.request_id = b""
 
 
 class Heads:

@@ -32,7 +32,8 @@ class MockOptions(msgspec.Struct, frozen=True, kw_only=True):
     fail, fail_rate: answer this status for that share of the requests, evenly by count.
     cut_after: drop the connection after so many SSE events, or after half of a JSON body.
     script: "tool" plays one shell tool call per conversation; ``tool_command`` is its command.
-    record, record_bodies: keep the last 1000 requests for ``/__mock/requests``.
+    record, record_bodies: keep the last 1000 requests for ``/__mock/requests`` and what each of
+        the last 131,072 was billed for ``/__mock/bills``.
     """
 
     host: str = "127.0.0.1"

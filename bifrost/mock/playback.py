@@ -133,7 +133,12 @@ class Playback:
         reply = self._reply
         if self._ending == "complete":
             self._account.completed(
-                reply.dialect, reply.model, reply.path, reply.status, reply.usage
+                reply.dialect,
+                reply.model,
+                reply.path,
+                reply.status,
+                reply.usage,
+                reply.request_id,
             )
         else:
             self._book_cut(self._ending)
@@ -165,7 +170,8 @@ class Playback:
                 full=full,
                 since_last_write_ns=now - self._written_ns,
                 at_ns=now,
-            )
+            ),
+            reply.request_id,
         )
 
 

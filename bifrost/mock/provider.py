@@ -82,7 +82,7 @@ class Provider:
     """One mock provider: answers requests and knows what it has been asked."""
 
     def __init__(self, options: MockOptions) -> None:
-        self.account = Account()
+        self.account = Account(bills=_records(options))
         self.log = RequestLog(options.record_bodies) if _records(options) else None
         self._plan = default_plan(options)
         self._script = Script(options.tool_command) if options.script == "tool" else None
@@ -111,6 +111,7 @@ class Provider:
         reply = self._serve(request, route)
         reply.dialect = route.dialect.name
         reply.path = route.path
+        reply.request_id = request.headers.get(b"x-request-id", b"")
         return reply
 
     def _serve(self, request: Request, route: Route) -> Reply:
@@ -164,12 +165,15 @@ class Provider:
         method = request.method
         if path == "/__mock/account" and method == b"GET":
             return plain_reply(msgspec.json.encode(self.account.statement()))
-        if path == "/__mock/requests" and method == b"GET":
+        if path in ("/__mock/requests", "/__mock/bills") and method == b"GET":
             last = parse_qs(query).get("last", ["1000"])[-1]
             if not last.isdigit():
                 return plain_reply(b'{"error":"last must be a number"}', 400)
-            kept = self.log.last(int(last)) if self.log is not None else []
-            shown = {"recording": self.log is not None, "requests": kept}
+            shown: dict[str, object] = {"recording": self.log is not None}
+            if path == "/__mock/bills":
+                shown["bills"] = self.account.bills(int(last))
+            else:
+                shown["requests"] = self.log.last(int(last)) if self.log is not None else []
             return plain_reply(msgspec.json.encode(shown))
         if path == "/__mock/reset" and method == b"POST":
             self.account.clear()

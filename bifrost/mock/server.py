@@ -186,7 +186,12 @@ class Connection(asyncio.Protocol):
             self._transport.write(reply.head + b"".join(chunks) + LAST_CHUNK)
         if reply.path:
             self._provider.account.completed(
-                reply.dialect, reply.model, reply.path, reply.status, reply.usage
+                reply.dialect,
+                reply.model,
+                reply.path,
+                reply.status,
+                reply.usage,
+                reply.request_id,
             )
         if not keep:
             self._finish()

@@ -8,6 +8,7 @@ import msgspec
 
 from bifrost.errors import ConfigError
 
+_HEAD = b"%b %b HTTP/1.1\r\nhost: %b\r\n%baccept-encoding: identity\r\nx-request-id: %b\r\n%b%b\r\n"
 BASE_URLS = {"anthropic": "https://api.anthropic.com"}
 
 
@@ -55,17 +56,27 @@ class Host:
         return self._names[index]
 
     def head(
-        self, method: bytes, target: bytes, host: bytes, key: int, forward: bytes, length: int
+        self,
+        method: bytes,
+        target: bytes,
+        host: bytes,
+        key: int,
+        request_id: str,
+        forward: bytes,
+        length: int,
     ) -> bytes:
-        """The request head for the wire; ``forward`` are the client's own lines, filtered."""
-        size = b"content-length: %d\r\n" % length if length or method == b"POST" else b""
-        return b"%b %b HTTP/1.1\r\nhost: %b\r\n%baccept-encoding: identity\r\n%b%b\r\n" % (
+        """The request head for the wire; ``forward`` are the client's own lines, filtered.
+
+        The request's id goes with it, so that a provider's record can be found for ours.
+        """
+        return _HEAD % (
             method,
             target,
             host,
             self._signed[key],
+            request_id.encode(),
             forward,
-            size,
+            b"content-length: %d\r\n" % length if length or method == b"POST" else b"",
         )
 
 
