@@ -120,7 +120,7 @@ class Gateway:
         return self._core.governor.settle(call, usage, outcome)
 
     def refresh(self) -> None:
-        """Notices changed prices, and changes whose writer died half-way.
+        """Notices a changed price file, and changes whose writer died half-way.
 
         Call it about once a second if you can.
         """
