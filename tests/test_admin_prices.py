@@ -26,7 +26,9 @@ def gateway(
     mock: RunningMock, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningGateway]:
     folder = tmp_path_factory.mktemp("gateway")
-    running = RunningGateway(folder, configuration(mock.url), "--workers", "2")
+    config = configuration(mock.url)
+    config["models"] = {"fast": [{"provider": "anthropic", "model": MODEL}]}
+    running = RunningGateway(folder, config, "--workers", "2")
     yield running
     running.stop()
 
@@ -112,6 +114,21 @@ def test_a_model_nobody_priced_is_served_from_the_next_request_on(
     assert cost(gateway.url, model) == {"0.002"}
     assert admin("DELETE", f"{PRICES}/{price['id']}").status_code == 204
     assert cost(gateway.url, model) == {"model_unpriced"}
+
+
+def test_whoever_asks_first_after_a_change_leaves_no_old_price_behind(
+    gateway: RunningGateway, admin: Admin
+) -> None:
+    assert cost(gateway.url, "fast") == {"0.003"}
+    price = admin.post(PRICES, own("anthropic/*", "5"))
+    for _ in range(8):  # lists of models and counts of tokens look for the price, too
+        assert httpx.get(f"{gateway.url}/v1/models", headers=bearer()).status_code == 200
+    assert cost(gateway.url, "fast") == {"0.005"}
+    assert admin("DELETE", f"{PRICES}/{price['id']}").status_code == 204
+    body = message(model="fast")
+    for _ in range(8):
+        httpx.post(f"{gateway.url}/v1/messages/count_tokens", headers=bearer(), json=body)
+    assert cost(gateway.url, "fast") == {"0.003"}
 
 
 def test_prices_are_listed_as_they_are_tried(admin: Admin) -> None:

@@ -101,6 +101,18 @@ def test_among_stored_prices_the_narrowest_pattern_wins(opened: tuple[Directory,
     assert found is not None and found.input == 4_000_000
 
 
+def test_the_store_is_not_for_whole_lists(
+    opened: tuple[Directory, Gate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bifrost.pricing.MOST", 2)
+    pricing, fields = Pricing(opened[0].prices, opened[1]), {"input": "1", "output": "1"}
+    pricing.change({"a/*": fields, "b/*": fields})
+    with pytest.raises(Conflict, match="price file"):
+        pricing.put("c/*", fields)
+    pricing.change({"a/*": None, "c/*": fields})
+    assert [entry.pattern for entry in pricing.entries()] == ["b/*", "c/*"]
+
+
 def test_what_a_digest_meant_stays_known(opened: tuple[Directory, Gate], tmp_path: Path) -> None:
     pricing = Pricing(opened[0].prices, opened[1])
     tables = [pricing.publish(None)]
