@@ -28,7 +28,7 @@ MOST_LABELS = 1_280  # bytes of names in a reservation's note
 class Lane(LaneBase):
     """One way from a key to a model: where it goes, what it costs, how it is labelled."""
 
-    __slots__ = ("headers", "host", "origin", "price", "renamed", "weight")
+    __slots__ = ("catalogue", "headers", "host", "origin", "price", "renamed", "weight")
 
     def __init__(
         self,
@@ -38,14 +38,15 @@ class Lane(LaneBase):
         host: Host,
         origin: Origin,
         price: Price,
-        prices: str,
+        catalogue: Catalogue,
         density: Density,
     ) -> None:
-        """``prices`` names the price table, as it stands in every event."""
+        """``price`` is of ``catalogue``, whose digest stands in every event."""
         self.host = host
         self.origin = origin
         self.renamed = target.model if target.model != asked else None
         self.price = price
+        self.catalogue = catalogue
         self.weight = target.weight
         self.headers = [
             (b"x-bf-provider", host.name.encode("latin-1", "replace")),
@@ -54,7 +55,8 @@ class Lane(LaneBase):
         who = grant.who
         prefix = events.opening(
             key=who.key, user=who.user, team=who.team, customer=who.customer, asked=asked,
-            provider=host.name, prices=prices,
+            provider=host.name, provider_type=host.kind if host.kind != host.name else None,
+            prices=catalogue.digest[:16],
         )  # fmt: skip
         served = events.members(model=target.model, provider_key=host.key_name(0))
         if len(prefix) + len(served) > MOST_LABELS:
@@ -67,7 +69,7 @@ class Lane(LaneBase):
 
 
 class Lanes:
-    """Finds the lane of a request; replaced as a whole when the configuration changes."""
+    """Finds the lane of a request; replaced as a whole when the configuration or prices change."""
 
     def __init__(
         self,
@@ -113,13 +115,12 @@ class Lanes:
             if price is None:
                 refusal = refusal or ModelUnpriced(
                     f"Model {target.model!r} of provider {target.provider!r} has no price, so its "
-                    "spending cannot be controlled; ask your platform team to add one to the "
-                    "price file."
+                    "spending cannot be controlled; ask your platform team to add one "
+                    "(`bifrost prices set`)."
                 )
                 continue
-            prices = self.catalogue.digest[:16]
             density = self.densities.find(host.name, target.model)
-            lanes.append(Lane(grant, asked, target, host, origin, price, prices, density))
+            lanes.append(Lane(grant, asked, target, host, origin, price, self.catalogue, density))
         if not lanes:
             assert refusal is not None
             raise refusal
