@@ -189,8 +189,9 @@ class App:
             directory=core.directory,
             gate=core.gate,
             identifier=core.identifier,
+            pricing=core.pricing,
             settings=lambda: core.settings,
-            lanes=lambda: core.governor.lanes,
+            lanes=core.governor.current,
             usable=lambda grant: list(_usable(core, grant)),
         )
 
@@ -236,7 +237,7 @@ class App:
             self._mock = None
 
     async def _keep(self) -> None:
-        """Once a second: what the core has to do, and a changed file."""
+        """Once a second: what the core has to do, and changed files."""
         settled = 0
         while True:
             await asyncio.sleep(CHECK_S)
@@ -319,7 +320,7 @@ class App:
 
 def _usable(core: Core, grant: Grant) -> dict[str, ModelInfo]:
     """The configured names and the providers' models that a key may use, by name."""
-    lanes = core.governor.lanes
+    lanes = core.governor.current()
     found: dict[str, ModelInfo] = {}
     for name in core.settings.models:
         if "*" not in name and "?" not in name:

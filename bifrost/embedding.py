@@ -120,8 +120,11 @@ class Gateway:
         return self._core.governor.settle(call, usage, outcome)
 
     def refresh(self) -> None:
-        """Notices changes whose writer died half-way and settles what found no room on the disk;
-        call it about once a second if you can."""
+        """Notices a changed price file and changes whose writer died half-way, and settles what
+        found no room on the disk.
+
+        Call it about once a second if you can.
+        """
         self._core.keep()
 
     def close(self) -> None:

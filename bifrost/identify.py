@@ -149,9 +149,10 @@ class Identifier:
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
         self.keyring = Keyring(directory.epoch_page)
+        self.epoch = directory.epoch  # moves with the policy, a memory read
         self._untold = 0
-        self._owners: dict[str, Entity] = {}  # as they are in this epoch of the policy
-        self._epoch = 0
+        self._owners: dict[str, Entity] = {}  # as they were in that epoch
+        self._owners_of = 0
 
     def refresh(self) -> None:
         """Drops every grant if the store moved and nobody told (its writer died in between)."""
@@ -182,9 +183,9 @@ class Identifier:
 
     def _known_owners(self) -> dict[str, Entity]:
         """Owners read since the policy last moved: keys of one team share them, also in memory."""
-        epoch = self._directory.epoch()
-        if epoch != self._epoch or len(self._owners) > MOST_OWNERS:
-            self._epoch, self._owners = epoch, {}
+        epoch = self.epoch()
+        if epoch != self._owners_of or len(self._owners) > MOST_OWNERS:
+            self._owners_of, self._owners = epoch, {}
         return self._owners
 
     def _compile(self, digest: bytes, known: dict[str, Entity]) -> Grant:

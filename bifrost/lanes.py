@@ -45,7 +45,7 @@ class Goal:
 class Lane(LaneBase):
     """One way from a key to a model: where it goes, what it costs, how it is labelled."""
 
-    __slots__ = ("headers", "host", "origin", "price", "renamed", "weight")
+    __slots__ = ("catalogue", "headers", "host", "origin", "price", "renamed", "weight")
 
     def __init__(
         self,
@@ -55,19 +55,21 @@ class Lane(LaneBase):
         host: Host,
         origin: Origin,
         goal: Goal,
-        prices: str,
+        catalogue: Catalogue,
     ) -> None:
-        """``prices`` names the price table, as it stands in every event."""
+        """The goal's price is of ``catalogue``, whose digest stands in every event."""
         self.host = host
         self.origin = origin
         self.renamed = target.model if target.model != asked else None
         price = self.price = goal.price
+        self.catalogue = catalogue
         self.weight = target.weight
         self.headers = goal.headers
         who = grant.who
         prefix = events.opening(
             key=who.key, user=who.user, team=who.team, customer=who.customer, asked=asked,
-            provider=host.name, prices=prices,
+            provider=host.name, provider_type=host.kind if host.kind != host.name else None,
+            prices=catalogue.digest[:16],
         )  # fmt: skip
         if len(prefix) + len(goal.served) > MOST_LABELS:
             raise ModelNotFound("The model's name is longer than any model's name is.")
@@ -80,7 +82,7 @@ class Lane(LaneBase):
 
 
 class Lanes:
-    """Finds the lane of a request; replaced as a whole when the configuration changes."""
+    """Finds the lane of a request; replaced as a whole when the configuration or prices change."""
 
     def __init__(
         self,
@@ -127,12 +129,11 @@ class Lanes:
             if goal is None:
                 refusal = refusal or ModelUnpriced(
                     f"Model {target.model!r} of provider {target.provider!r} has no price, so its "
-                    "spending cannot be controlled; ask your platform team to add one to the "
-                    "price file."
+                    "spending cannot be controlled; ask your platform team to add one "
+                    "(`bifrost prices set`)."
                 )
                 continue
-            prices = self.catalogue.digest[:16]
-            lanes.append(Lane(grant, asked, target, host, origin, goal, prices))
+            lanes.append(Lane(grant, asked, target, host, origin, goal, self.catalogue))
         if not lanes:
             assert refusal is not None
             raise refusal

@@ -26,7 +26,7 @@ from bifrost._fast.keyring import (
 from bifrost.audit import events
 from bifrost.call import Call
 from bifrost.metering.prices import Price
-from bifrost.metering.usage import Usage
+from bifrost.metering.usage import Iteration, Usage
 
 COUNT = st.integers(0, 2**40)
 WORD = st.none() | st.text(max_size=40)
@@ -145,7 +145,9 @@ def gate(tmp_path: Path) -> Any:
     opened.close()
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     usage=st.none()
     | st.builds(
@@ -153,6 +155,13 @@ def gate(tmp_path: Path) -> Any:
         in_tool=COUNT, out_text=COUNT, out_think=COUNT, web_searches=st.integers(0, 99),
         tier=WORD, speed=WORD, geo=WORD, served_model=WORD,
         source=st.sampled_from(["reported", "partial", "estimated"]),
+        iterations=st.lists(
+            st.builds(
+                Iteration, in_fresh=COUNT, in_cache_read=COUNT, in_cache_w5m=COUNT,
+                in_cache_w1h=COUNT, in_tool=COUNT, out_text=COUNT, out_think=COUNT, model=WORD,
+            ),
+            max_size=3,
+        ).map(tuple),
     ),
     names=st.tuples(st.text(min_size=1, max_size=30), st.text(max_size=30), WORD),
     session=BYTES, agent=BYTES, upstream=WORD, status=st.integers(0, 599), stream=st.booleans(),
@@ -193,7 +202,7 @@ def test_the_event_says_what_happened(
         "req_\"1", "unsettled", model, user,
     )  # fmt: skip
     call.status, call.key_index, call.upstream_request = status, key_index, upstream
-    cost = desk.settle(call, usage, "ok", lambda call, usage: (usage, price.cost(usage)))
+    cost = desk.settle(call, usage, "ok", lambda call, usage: _charged(price, usage))
     assert cost == (min(price.cost(usage), 2**62) if usage is not None else 0)
     sequence, raw = gate.outbox(0, 10)[-1]
     gate.forget(sequence)
@@ -201,19 +210,29 @@ def test_the_event_says_what_happened(
     assert got.took_ns > 0
     got.took_ns = 0
     known = usage if usage is not None else Usage(source="reported")
+    served = known.served_model
     expected = events.ModelAccess(
         at=call.at, request="req_\"1", key="vk_1", user=user, asked=model,
-        model=(known.served_model or model), provider=provider, provider_key=f"key-{key_index}",
+        model=(served or model), priced=model if served and served != model else None,
+        provider=provider, provider_key=f"key-{key_index}",
         prices="p", outcome="ok", status=status, stream=stream, cost=cost, reserved=77,
         in_fresh=known.in_fresh, in_cache_read=known.in_cache_read,
         in_cache_w5m=known.in_cache_w5m, in_cache_w1h=known.in_cache_w1h, in_tool=known.in_tool,
         out_text=known.out_text, out_think=known.out_think, web_searches=known.web_searches,
+        samplings=tuple(
+            events.Sampling(*(getattr(one, name) for name in events.Sampling.__struct_fields__))
+            for one in known.iterations
+        ),
         tier=known.tier, speed=known.speed, geo=known.geo,
         source=known.source if usage is not None else None,
         session=_text(call.head.session, 256), agent=_text(call.head.user_agent, 120),
         upstream_request=upstream,
     )  # fmt: skip
     assert got == expected
+
+
+def _charged(price: Price, usage: Usage) -> tuple[Usage, int, bytes]:
+    return usage, price.cost(usage), events.samplings(usage.iterations)
 
 
 def _text(raw: bytes | None, most: int) -> str | None:

@@ -17,7 +17,7 @@ ROOMS = {"routing", "governance", "translate", "providers", "upstream", "meterin
 ORDER = {"identify", "lanes", "governor", "line", "watch", "pipeline"}
 WINGS = {
     *("usage", "steward", "mock", "logs", "listener", "farewell", "succession", "binding"),
-    *("recovery", "reconciliation", "admin"),
+    *("recovery", "reconciliation", "admin", "pricing"),
 }
 TOP = {"core", "metrics", "app", "doors", "embedding", "supervisor", "cli", "__init__", "__main__"}
 MAY = {
@@ -32,10 +32,11 @@ MAY = {
     "watch": LEAVES,
     "pipeline": LEAVES | ROOMS | ORDER,
     "doors": LEAVES | {"pipeline"},
-    "usage": LEAVES | {"audit", "governance"},
+    "usage": LEAVES | {"audit", "governance", "metering"},
+    "pricing": LEAVES | {"audit", "governance", "metering"},
     "steward": LEAVES | {"audit", "usage", "governance"},
     "recovery": LEAVES | {"audit", "governance", "identify", "steward"},
-    "admin": LEAVES | ROOMS | {"identify", "lanes", "usage"},
+    "admin": LEAVES | ROOMS | {"identify", "lanes", "usage", "pricing"},
     "reconciliation": LEAVES | {"audit", "governance", "identify", "recovery"},
     "mock": {"errors"},
     "logs": set(),
@@ -114,6 +115,9 @@ def test_every_module_can_be_imported_alone() -> None:
     ]
     program = (
         "import importlib, os, sys\n"
+        # others' packages once, not in every child
+        "import asyncio, aiohttp, click, lmdb, msgspec, uvicorn, uvloop, yaml\n"
+        "import starlette.applications, starlette.responses, starlette.routing\n"
         "for name in sys.argv[1:]:\n"
         "    pid = os.fork()\n"
         "    if pid == 0:\n"

@@ -45,5 +45,5 @@ class Desk:
         call: Call,
         usage: Any,
         outcome: str,
-        price: Callable[[Call, Any], tuple[Any, int]],
+        price: Callable[[Call, Any], tuple[Any, int, bytes]],
     ) -> int: ...

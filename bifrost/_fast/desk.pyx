@@ -34,7 +34,7 @@ cdef extern from "json_out.h" nogil:
     void out_string(out *, const char *name, const void *text, size_t size, bint latin)
 
 cdef enum:
-    EVENT = 8192                # bytes that the longest event needs, with room to spare
+    EVENT = 12288               # bytes that the longest event needs, with room to spare
     AGENT = 120                 # bytes of a client's name that are kept
     TEXT = 256                  # bytes of any other word a client or provider chose
 
@@ -134,7 +134,8 @@ cdef class Desk:
     cpdef int64_t settle(self, Call call, usage, str outcome, price) except -1:
         """Books what a call used (None: nothing), with its event, and spends its ticket; nano-USD.
 
-        ``price(call, usage)`` returns (usage, cost) where tokens alone do not say what it costs.
+        ``price(call, usage)`` returns (usage, cost, further members of the event) where tokens
+        alone do not say what it costs.
         Raises what ``Gate.settle`` raises.
         """
         cdef int64_t since = now_mono()
@@ -144,13 +145,14 @@ cdef class Desk:
         cdef int64_t cost = 0, searches = 0, tool = 0
         cdef PyObject *tariff
         cdef tuple said = None
+        cdef bytes further = b""
         for i in range(6):
             tokens.count[i] = 0
         if usage is not None:
             said = (usage.tier, usage.speed, usage.geo)
             tariff = NULL if usage.iterations or scan.fields else PyDict_GetItem(lane.tariffs, said)
             if tariff == NULL:
-                usage, cost = price(call, usage)
+                usage, cost, further = price(call, usage)
                 said = (usage.tier, usage.speed, usage.geo)
             tool, searches = usage.in_tool, usage.web_searches
             read_tokens(usage, &tokens)
@@ -162,10 +164,10 @@ cdef class Desk:
                                        + tokens.count[1] + tokens.count[2] + tokens.count[3])
                 if call.tap is not None and usage.source == "reported" and tokens.count[5] == 0:
                     lane.density.hear(call.tap.output_bytes, tokens.count[4])
-        return self._book(call, lane, scan, usage, said, &tokens, tool, searches, min(cost, MOST),
-                          outcome, since)
+        return self._book(call, lane, scan, usage, said, further, &tokens, tool, searches,
+                          min(cost, MOST), outcome, since)
 
-    cdef int64_t _book(self, Call call, LaneBase lane, Scan scan, usage, tuple said,
+    cdef int64_t _book(self, Call call, LaneBase lane, Scan scan, usage, tuple said, bytes further,
                        const bf_tokens *tokens, int64_t tool, int64_t searches, int64_t cost,
                        str outcome, int64_t since) except -1:
         cdef char event[EVENT]
@@ -178,6 +180,8 @@ cdef class Desk:
             _string(&o, b"model", usage.served_model if usage is not None and usage.served_model
                     else lane.model)
             _string(&o, b"provider_key", (<object>lane).host.key_name(call.key_index))
+            if usage is not None and usage.served_model and usage.served_model != lane.model:
+                _string(&o, b"priced", lane.model)
         else:
             out_raw(&o, PyBytes_AS_STRING(lane.served), PyBytes_GET_SIZE(lane.served))
         out_lit(&o, b',"at":')
@@ -203,6 +207,7 @@ cdef class Desk:
             _string(&o, b"speed", said[1])
             _string(&o, b"geo", said[2])
             _string(&o, b"source", usage.source)
+            out_raw(&o, PyBytes_AS_STRING(further), PyBytes_GET_SIZE(further))
         _client(&o, <Head>call.head)
         _string(&o, b"upstream_request", call.upstream_request)
         cdef int64_t now = now_mono()

@@ -20,6 +20,8 @@ from bifrost._fast.home import settle
 from bifrost._fast.keyring import BULLETIN, announce, announced
 from bifrost.errors import StoreError
 
+EVERYBODY = 0  # announced instead of numbers: anything may have changed
+
 
 class Bulletin:
     """The page of one data directory. Raises StoreError when it cannot be made or mapped."""
@@ -68,5 +70,5 @@ class Bulletin:
         everything counts as changed. To be called within a ``turn``.
         """
         if before != self.revision():
-            numbers = (0,)  # who knows what it changed
+            numbers = (EVERYBODY,)  # who knows what it changed
         announce(self.page, numbers, revision, time.time_ns())

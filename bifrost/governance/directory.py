@@ -21,7 +21,7 @@ import msgspec
 from bifrost.errors import Conflict, StoreError
 from bifrost.governance.batch import Batch
 from bifrost.governance.budget_index import FORM
-from bifrost.governance.bulletin import Bulletin
+from bifrost.governance.bulletin import EVERYBODY, Bulletin
 from bifrost.governance.entities import (
     TYPES,
     Budget,
@@ -37,6 +37,7 @@ from bifrost.governance.entities import (
 from bifrost.governance.index import put_sorted
 from bifrost.governance.master_key import lookup_key, replay_key
 from bifrost.governance.parents import resolved
+from bifrost.governance.price_list import PriceList
 from bifrost.governance.replays import Once, Replays
 from bifrost.governance.shelves import Shelves
 
@@ -59,6 +60,7 @@ class Directory(Shelves):
         self._touched: list[int] = []
         try:
             self._replays = Replays(self._env)
+            self.prices = PriceList(self._read, self._rewrite, self._meta, self._replays)
             self._hash_key = lookup_key(data_dir / "master.key")
             self._replay_key = replay_key(data_dir / "master.key")
             self._bulletin = Bulletin(self.path / "epoch")
@@ -128,6 +130,13 @@ class Directory(Shelves):
                 yield txn
             self._bulletin.announce(self._touched, before, self._env.revision())
 
+    @contextmanager
+    def _rewrite(self, once: Once | None = None) -> Iterator[lmdb.Transaction]:
+        """A change that concerns everybody: all that any process remembers is dropped."""
+        with self._write(once) as txn:
+            self._touched.append(EVERYBODY)
+            yield txn
+
     # -- changing --------------------------------------------------------------------------
 
     def create(self, kind: Kind, name: str, *, once: Once | None = None, **fields: Any) -> Entity:
@@ -139,8 +148,8 @@ class Directory(Shelves):
         with self._write(once) as txn:
             return self._replays.end(txn, once, self._create(txn, kind, name, fields))
 
-    def once(self, name: bytes, content: bytes, answer: Callable[[Entity], bytes]) -> Once:
-        """What makes ``create``, ``create_key`` and ``rotate`` do it once under a name.
+    def once(self, name: bytes, content: bytes, answer: Callable[[Any], bytes]) -> Once:
+        """What makes ``create``, ``create_key``, ``rotate`` or a price happen once under a name.
 
         Raises Replayed and Reused as they do.
         """
