@@ -17,7 +17,7 @@ ROOMS = {"routing", "governance", "translate", "providers", "upstream", "meterin
 ORDER = {"identify", "lanes", "governor", "line", "watch", "pipeline"}
 WINGS = {
     *("usage", "steward", "mock", "logs", "listener", "farewell", "succession", "binding"),
-    *("recovery", "reconciliation", "admin"),
+    *("recovery", "reconciliation", "admin", "alerts", "webhooks"),
 }
 TOP = {"core", "metrics", "app", "doors", "embedding", "supervisor", "cli", "__init__", "__main__"}
 MAY = {
@@ -37,6 +37,8 @@ MAY = {
     "recovery": LEAVES | {"audit", "governance", "identify", "steward"},
     "admin": LEAVES | ROOMS | {"identify", "lanes", "usage"},
     "reconciliation": LEAVES | {"audit", "governance", "identify", "recovery"},
+    "alerts": LEAVES | {"audit", "governance"},
+    "webhooks": LEAVES | {"audit", "alerts"},
     "mock": {"errors"},
     "logs": set(),
     "listener": set(),
@@ -83,7 +85,7 @@ def test_imports_go_one_way(path: Path) -> None:
     roots = {name.partition(".")[0] for name in imports(path)}
     if room(path) not in {"doors", "app", "admin"}:
         assert "starlette" not in roots
-    if room(path) not in {"upstream"}:
+    if room(path) not in {"upstream", "webhooks"}:
         assert "aiohttp" not in roots
     if room(path) not in {"governance"}:
         assert "lmdb" not in roots
