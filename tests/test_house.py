@@ -16,7 +16,7 @@ ROOMS = {"routing", "governance", "translate", "providers", "upstream", "meterin
 # Between the rooms and the doors: each knows the rooms, none knows Starlette.
 ORDER = {"identify", "lanes", "governor", "line", "watch", "pipeline"}
 WINGS = {
-    *("usage", "steward", "mock", "logs", "listener", "farewell", "succession", "binding"),
+    *("usage", "steward", "mock", "logs", "listener", "farewell", "succession", "binding", "child"),
     *("recovery", "reconciliation", "admin", "alerts", "webhooks"),
 }
 TOP = {"core", "metrics", "app", "doors", "embedding", "supervisor", "cli", "__init__", "__main__"}
@@ -44,6 +44,7 @@ MAY = {
     "listener": set(),
     "farewell": set(),
     "binding": {"errors", "config"},
+    "child": {"errors"},
     "succession": {"errors"},
 }
 

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from bifrost._fast.gate import GateError
-from bifrost.admin import budgets, landscape, openapi, people, queries, quota, reports
+from bifrost.admin import alerts, budgets, landscape, openapi, people, queries, quota, reports
 from bifrost.admin.access import Access
 from bifrost.admin.problems import Problem
 from bifrost.admin.table import Ask, House, Operation, Reply
@@ -48,6 +48,7 @@ def operations() -> list[Operation]:
         *budgets.operations(),
         *landscape.operations(),
         *reports.operations(),
+        *alerts.operations(),
     ]
     return [*rows, openapi.operation(rows)]
 
