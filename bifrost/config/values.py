@@ -64,7 +64,7 @@ def signing_key(secret: str) -> bytes:
     """The key in a secret of Standard Webhooks, ``whsec_`` and base64; ValueError if it is none."""
     prefix, _, text = secret.partition("_")
     try:
-        key = base64.b64decode(text, validate=True)
+        key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
         key = b""
     if prefix != "whsec" or not 24 <= len(key) <= 64:

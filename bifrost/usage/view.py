@@ -232,9 +232,10 @@ class UsageView:
             rows = db.execute(
                 "SELECT pos, event FROM thresholds WHERE at >= ? AND at < ?"
                 " AND (? IS NULL OR json_extract(event, '$.budget') = ?)"
-                " AND (? IS NULL OR ? IN (json_extract(event, '$.id'), json_extract(event, '$.name')))"
+                " AND (? IS NULL OR json_extract(event, '$.id') = ?"
+                " OR json_extract(event, '$.name') = ?)"
                 " ORDER BY at DESC, pos DESC LIMIT ?",
                 (max(0, since_ns), min(until_ns, sums.LAST_NS), budget, budget, owner, owner,
-                 limit),
+                 owner, limit),
             ).fetchall()  # fmt: skip
         return [(pos, msgspec.json.decode(event, type=BudgetReached)) for pos, event in rows]
