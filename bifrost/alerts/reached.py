@@ -59,7 +59,7 @@ class Reached:
                 self._db = self._open()
 
     def _open(self) -> sqlite3.Connection:
-        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        private(self._path)
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         try:
             db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
@@ -177,6 +177,18 @@ def following(data_dir: Path, position: int, most: int) -> list[tuple[int, Budge
         raise StoreError(f"Cannot read {path}: {error}.") from error
     decoder = msgspec.json.Decoder(BudgetReached)
     return [(index, decoder.decode(raw)) for index, raw in rows]
+
+
+def private(path: Path) -> None:
+    """Makes a file only we may read, if there is none.
+
+    One that exists is not opened: closing it again would let go of the locks that SQLite's other
+    connections in this process hold on it.
+    """
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        pass
 
 
 def _code(error: sqlite3.Error) -> int:

@@ -7,6 +7,7 @@ of what a receiver answers at most a short piece is read.
 from __future__ import annotations
 
 import email.utils
+import os
 import ssl
 import time
 from importlib.metadata import version
@@ -131,10 +132,17 @@ def _reason(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"the certificate was not accepted: {error.certificate_error}"[:SHOWN]
     if isinstance(error, aiohttp.ClientConnectorError):
-        return f"no connection: {error.os_error.strerror or error.os_error}"[:SHOWN]
+        return f"no connection: {_system(error.os_error)}"
     if isinstance(error, OSError):
-        return (error.strerror or type(error).__name__)[:SHOWN]
+        return _system(error)
     return f"no proper answer ({type(error).__name__})"
+
+
+def _system(error: OSError) -> str:
+    """The system's word for an error (name resolution has numbers of its own)."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return (error.strerror or type(error).__name__)[:SHOWN]
 
 
 def _plain(raw: bytes) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from bifrost.alerts.reached import private
 from bifrost.audit.log import Reader
 from bifrost.config.settings import Webhook
 from bifrost.errors import NotFound, StoreError
@@ -89,7 +89,7 @@ class Queue:
     def __init__(self, data_dir: Path) -> None:
         self._path = data_dir / FILE
         with self._guarded():
-            os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            private(self._path)
             self._db = sqlite3.connect(self._path, timeout=10, isolation_level=None)
             try:
                 self._prepare()
