@@ -27,7 +27,7 @@ from bifrost.patterns import matches
 log = logging.getLogger("bifrost.alerts")
 MOST_KNOWN = 200_000  # entities
 MOST_LEFT = 10_000  # events that are looked at again
-VISIBLE_NS = 2_000_000_000  # a change is in the log a moment before others can read it
+VISIBLE_NS = 60_000_000_000  # a change may be in the log before its transaction has ended
 REST_S = 1.0  # after a failure
 LEVEL = {"virtual_key": "key", "user": "user", "team": "team", "customer": "customer"}
 
@@ -36,26 +36,27 @@ class Watched:
     """A budget in the window that is known of it.
 
     ``room``: nano-USD that may be spent before a threshold can be reached; it holds for requests
-    from ``start`` until ``until``, when the window or its limit ends.
+    after ``begin`` and before ``until``, when the window or its limit ends.
     """
 
-    __slots__ = ("budget", "end", "owner", "room", "start", "until")
+    __slots__ = ("begin", "budget", "end", "owner", "provider", "room", "start", "until")
 
     def __init__(self, owner: Entity, budget: Budget) -> None:
         self.owner = owner
         self.budget = budget
-        self.start = self.end = self.until = self.room = 0
+        self.provider = budget.provider
+        self.begin = self.start = self.end = self.until = self.room = 0
 
     def counts(self, provider: str | None, at_ns: int) -> bool:
         """Whether the budget counted a request to ``provider`` at that time."""
-        narrow = self.budget.provider
-        if narrow is not None and not matches(provider or "", narrow):
+        if self.provider is not None and not matches(provider or "", self.provider):
             return False
         return at_ns >= self.budget.created_at
 
     def roll(self, now_ns: int) -> None:
         """Goes on to the window of this time; nothing is known of its spending yet."""
         self.start, self.end = budget_window(self.budget, now_ns)
+        self.begin = max(self.start, self.budget.created_at)
         self.until = min(self.end, limit_at(self.budget, now_ns)[1])
         self.room = 0
 
@@ -79,7 +80,6 @@ class Thresholds:
         self._ask = percents
         self._percents: list[int] = []
         self._known: dict[str, tuple[Watched, ...]] = {}
-        self._policy: tuple[int, int] = (0, 0)
         self._reached: Reached | None = None
         self._unsaved: list[tuple[int, BudgetReached]] = []
         self._left: list[Event] = []
@@ -133,64 +133,62 @@ class Thresholds:
     # -- which windows are worth a look ---------------------------------------------------------
 
     def _judge(self, todo: list[Event]) -> list[BudgetReached]:
-        self._refresh()
+        percents = sorted(self._ask())
+        if percents != self._percents or len(self._known) > MOST_KNOWN:
+            self._percents = percents
+            self._known.clear()
         windows: dict[tuple[str, int], Window] = {}
         now = time.time_ns()
         for event in todo:
             if isinstance(event, ModelAccess):
-                if event.cost:
+                if event.cost > 0:
                     self._spent(event, event.at + event.took_ns, windows)
             elif isinstance(event, Reconciled):
-                self._spent(event, event.at, windows)
+                if event.cost > 0:
+                    self._spent(event, event.at, windows)
             elif isinstance(event, PolicyChange):
                 self._changed(event, now, windows)
         return self._look(list(windows.values()), now) if windows else []
-
-    def _refresh(self) -> None:
-        """Forgets budgets as they were when somebody has changed anything, or knows too many."""
-        policy = (self._directory.epoch(), self._directory.revision())
-        percents = sorted(self._ask())
-        if policy != self._policy or percents != self._percents or len(self._known) > MOST_KNOWN:
-            self._policy, self._percents = policy, percents
-            self._known.clear()
-
-    def _watched(self, identifier: str) -> tuple[Watched, ...]:
-        found = self._known.get(identifier)
-        if found is None:
-            kind = kind_of(identifier)
-            entity = self._directory.find(kind, identifier) if kind is not None else None
-            if entity is None or entity.id != identifier:
-                found = ()
-            else:
-                found = tuple(Watched(entity, budget) for budget in entity.budgets)
-            self._known[identifier] = found
-        return found
 
     def _spent(
         self, event: ModelAccess | Reconciled, over: int, windows: dict[tuple[str, int], Window]
     ) -> None:
         """Takes what was spent from the room of each budget that counted it."""
+        known, at, cost = self._known, event.at, event.cost
         for identifier in (event.key, event.user, event.team, event.customer):
             if not identifier:
                 continue
-            for one in self._watched(identifier):
-                if not one.counts(event.provider, event.at):
-                    continue
-                if one.start <= event.at and over < one.until:
-                    if event.cost > 0:
-                        one.room -= event.cost
-                    if one.room <= 0:
-                        windows[one.budget.id, one.start] = (one.start, one.end, one)
-                else:  # the edge of a window: it may have been admitted on either side
-                    for moment in (event.at, over):
-                        self._window(one, moment, windows)
+            found = known.get(identifier)
+            for one in self._load(identifier) if found is None else found:
+                if at < one.begin or over >= one.until or one.provider is not None:
+                    if not one.counts(event.provider, at):
+                        continue
+                    if at < one.begin or over >= one.until:
+                        # The edge of a window: it may have been admitted on either side.
+                        for moment in (at, over):
+                            self._window(one, moment, windows)
+                        continue
+                one.room -= cost
+                if one.room <= 0:
+                    windows[one.budget.id, one.start] = (one.start, one.end, one)
+
+    def _load(self, identifier: str) -> tuple[Watched, ...]:
+        """The budgets of an entity as they stand; changes of it come as events."""
+        kind = kind_of(identifier)
+        entity = self._directory.find(kind, identifier) if kind is not None else None
+        budgets = entity.budgets if entity is not None and entity.id == identifier else ()
+        found = tuple(Watched(entity, budget) for budget in budgets) if entity is not None else ()
+        self._known[identifier] = found
+        return found
 
     def _window(self, one: Watched, moment: int, windows: dict[tuple[str, int], Window]) -> None:
         if moment >= one.until:
             one.roll(moment)
-        start, end = budget_window(one.budget, moment)
-        if start == one.start:
+        start, end = one.start, one.end
+        if start <= moment < end:
             one.room = 0
+        else:
+            start, end = budget_window(one.budget, moment)
         windows[one.budget.id, start] = (start, end, one)
 
     def _changed(
@@ -198,13 +196,16 @@ class Thresholds:
     ) -> None:
         """A limit may be lower now; the change is awaited where it cannot be read yet."""
         kind: Kind | None = kind_of(event.id)
+        self._known.pop(event.id, None)
         if event.after is None or kind is None:
             return
         entity = self._directory.find(kind, event.id)
-        if events.entity_digest(entity) != event.after and now - event.at < VISIBLE_NS:
-            self._left.append(event)
+        later = entity is not None and entity.updated_at > event.at
+        if not later and events.entity_digest(entity) != event.after:
+            if now - event.at < VISIBLE_NS:
+                self._left.append(event)
             return
-        for one in self._watched(event.id):
+        for one in self._load(event.id):
             self._window(one, now, windows)
 
     # -- looking -------------------------------------------------------------------------------
