@@ -159,7 +159,10 @@ class Steward:
             raw = b""
         if len(raw) == 8:
             return min(int.from_bytes(raw, "little"), self._log.next)
-        self._note_observed(self._log.next, flush=True)
+        try:
+            self._note_observed(self._log.next, flush=True)
+        except OSError as error:  # it is noted with the first batch
+            log.error("where observers stopped cannot be noted", extra={"error": str(error)})
         return self._log.next
 
     def _note_observed(self, upto: int, *, flush: bool = False) -> None:

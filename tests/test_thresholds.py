@@ -375,7 +375,7 @@ def test_what_was_told_is_learned_from_the_log_again(treasury: Treasury, how: st
     steward.drain()
     if how == "of another log":  # it knows more than this log holds
         steward._observers[0]._reached.add(  # type: ignore[attr-defined]
-            [(10**6, acts_reached(treasury.told()[0]))], 10**6 + 1
+            [(10**6, acts.replace(treasury.told()[0], threshold=95))], 10**6 + 1
         )
     steward.close()
     path = treasury.folder / "reached.db"
@@ -390,11 +390,6 @@ def test_what_was_told_is_learned_from_the_log_again(treasury: Treasury, how: st
     steward.drain()
     steward.close()
     assert treasury.percents() == [50, 80, 95]
-
-
-def acts_reached(event: BudgetReached) -> BudgetReached:
-    """The same event of a window that never was."""
-    return acts.replace(event, window_start=1, window_end=2, threshold=95)
 
 
 def test_a_store_that_cannot_be_opened_keeps_the_log_from_nothing(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -17,7 +19,7 @@ from bifrost.audit.log import Reader
 from bifrost.embedding import Gateway
 from bifrost.webhooks.courier import WAITS_S, wait_s
 from bifrost.webhooks.delivery import retry_after_s
-from bifrost.webhooks.signature import sign
+from bifrost.webhooks.signature import headers, sign
 from tests.administration import Admin, problem
 from tests.authority import certify
 from tests.commands import Office, bifrost, until
@@ -25,6 +27,7 @@ from tests.receiver import OTHER_SECRET, SECRET, Receiver
 from tests.running import KEY, RunningGateway, RunningMock, configuration, message
 from tests.test_serve import ask, children, logged, rewrite
 
+DOCS = Path(__file__).parent.parent / "docs" / "webhooks.md"
 COST = "0.006"  # 1,000 tokens in, 200 out, of a Sonnet
 LIMIT = "0.06"  # ten of them
 PATIENCE_S = 40.0
@@ -293,6 +296,36 @@ def names(gateway: RunningGateway) -> list[str]:
     """The webhooks the gateway serves."""
     done = bifrost("webhooks", "list", "--json", "--data-dir", gateway.data_dir)
     return ["webhooks"] if done.code == 0 and json.loads(done.out) else []
+
+
+def test_a_restart_without_a_gap_tells_nothing_twice(
+    gateway: RunningGateway, receiver: Receiver
+) -> None:
+    spend(gateway, 5)
+    until(lambda: receiver.thresholds() == [50], PATIENCE_S)
+    gateway.process.send_signal(signal.SIGUSR2)
+    until(lambda: "Bifrost was restarted on" in gateway.more(), PATIENCE_S)
+    spend(gateway, 5)
+    until(lambda: receiver.thresholds() == [50, 80, 95, 100], PATIENCE_S)
+    assert [event.threshold for event in in_log(gateway)] == [50, 80, 95, 100]
+
+
+def test_the_documented_verification_takes_our_messages_and_no_others() -> None:
+    code = re.search(r"```python\n(.*?)```", DOCS.read_text("utf-8"), re.S)
+    assert code is not None
+    given: dict[str, Any] = {}
+    exec(code[1], given)
+    now, body = int(time.time()), b'{"type":"budget.threshold"}'
+    signed = headers([OTHER_SECRET, SECRET], "msg_1", now, body)
+    given["verify"](SECRET, signed, body)
+    for wrong in (
+        (SECRET, signed, body + b" "),
+        (SECRET, {**signed, "webhook-id": "msg_2"}, body),
+        (SECRET, headers([OTHER_SECRET], "msg_1", now, body), body),
+        (SECRET, headers([SECRET], "msg_1", now - 3600, body), body),
+    ):
+        with pytest.raises(ValueError):
+            given["verify"](*wrong)
 
 
 def test_an_embedded_gateway_tells_too(
