@@ -186,8 +186,9 @@ class App:
             directory=core.directory,
             gate=core.gate,
             identifier=core.identifier,
+            pricing=core.pricing,
             settings=lambda: core.settings,
-            lanes=lambda: core.governor.lanes,
+            lanes=core.governor.current,
             usable=lambda grant: list(_usable(core, grant)),
         )
 
@@ -233,11 +234,13 @@ class App:
             self._mock = None
 
     async def _keep(self) -> None:
-        """Once a second: notices a changed file and a store that moved without its epoch."""
+        """Once a second: notices changed files, changed prices and a store that moved without
+        its epoch."""
         while True:
             await asyncio.sleep(CHECK_S)
             assert self.core is not None
             self.core.identifier.refresh()
+            self.core.refresh_prices()
             if stamp(self.source) != self._stamp:
                 await self.reload()
 
@@ -309,7 +312,7 @@ class App:
 
 def _usable(core: Core, grant: Grant) -> dict[str, ModelInfo]:
     """The configured names and the providers' models that a key may use, by name."""
-    lanes = core.governor.lanes
+    lanes = core.governor.current()
     found: dict[str, ModelInfo] = {}
     for name in core.settings.models:
         if "*" not in name and "?" not in name:

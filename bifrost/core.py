@@ -5,6 +5,7 @@ Built by the app and by the embedded ``Gateway``; holds no HTTP and no policy.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from bifrost import recovery
+from bifrost._fast.density import Densities
 from bifrost._fast.gate import Gate, GateError
 from bifrost.alerts.thresholds import Thresholds
 from bifrost.audit import policy
+from bifrost.config.load import Stamp, stamp
 from bifrost.config.settings import Network, Provider, Settings
-from bifrost.errors import StoreError
+from bifrost.errors import BifrostError, ConfigError, StoreError
 from bifrost.governance import declared
 from bifrost.governance.admission import Treasury
 from bifrost.governance.directory import Directory
@@ -24,11 +27,14 @@ from bifrost.governor import Governor
 from bifrost.identify import Identifier
 from bifrost.lanes import Lanes
 from bifrost.metering.catalogue import Catalogue
+from bifrost.pricing import Pricing
 from bifrost.providers.table import Credential, Host
 from bifrost.routing.targets import Alias, Router
 from bifrost.steward import serve_steward
 from bifrost.upstream.pool import NetworkOptions, Origin, Upstreams
 from bifrost.webhooks.queue import enrol
+
+log = logging.getLogger("bifrost.core")
 
 
 def open_gate(data_dir: Path, directory: Directory | None = None) -> Gate:
@@ -70,22 +76,29 @@ class Core:
         except BaseException:
             self.directory.close()
             raise
+        self.densities = Densities(data_dir / "state" / "densities")
         self.upstreams = Upstreams()
         self.identifier = Identifier(self.directory)
         self.treasury = Treasury(self.gate)
+        self.pricing = Pricing(self.directory.prices, self.gate)
+        self._priced: tuple[int, Stamp] = (-1, None)  # the revision and file our prices are of
+        self._complaint = ""
+        self._laying = threading.Lock()  # new lanes, one after the other
         self.generation = 0
         self._stop = threading.Event()
         self._tells = self._courier = False
         self._threads: list[threading.Thread] = []
         try:
-            self.governor = Governor(self.identifier, self.treasury, self._configured(settings))
+            lanes = self._configured(settings)
+            self.governor = Governor(self.identifier, self.treasury, lanes, self.refresh_prices)
         except BaseException:
             self.close()
             raise
 
     def configure(self, settings: Settings) -> None:
         """Swaps in a new configuration; requests under way keep the old one."""
-        self.governor.lanes = self._configured(settings)
+        with self._laying:
+            self.governor.lanes = self._configured(settings)
         self._tell()
 
     def declare(self, settings: Settings) -> list[declared.Minted]:
@@ -93,24 +106,76 @@ class Core:
         with policy.acting("config"):
             return declared.apply(settings.governance, self.directory)
 
+    def refresh_prices(self) -> bool:
+        """Takes up prices that changed in the store or the price file, for new requests only.
+
+        Called before the first request after any change of the policy, and once a second. What
+        cannot be read is logged and the present prices stay. True if prices changed.
+        """
+        with self._laying:
+            return self._take_up()
+
+    def _take_up(self) -> bool:
+        try:
+            catalogue = self._fresh_prices()
+        except (BifrostError, OSError) as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                log.error("the new prices are not used", extra={"error": str(error)})
+            return False
+        self._complaint = ""
+        lanes = self.governor.lanes
+        if catalogue is None or catalogue.digest == lanes.catalogue.digest:
+            return False
+        self.generation += 1
+        self.governor.lanes = Lanes(
+            self._router(self.settings, catalogue), lanes.hosts, catalogue, self.generation,
+            self.densities,
+        )  # fmt: skip
+        log.info("prices changed", extra={"digest": catalogue.digest[:16]})
+        return True
+
+    def _fresh_prices(self) -> Catalogue | None:
+        """The catalogue if it may have changed; a bad file leaves the one before in use."""
+        revision, file = self.pricing.revision(), _price_file(self.settings)
+        now = (revision, stamp(file))
+        if now == self._priced:
+            return None
+        try:
+            if now[1] != self._priced[1]:
+                with policy.acting("config"):
+                    self.pricing.publish(file)
+        except ConfigError as error:
+            log.error("the new price file is not used", extra={"error": str(error)})
+        catalogue = self.pricing.current()
+        self._priced = now
+        return catalogue
+
     def _configured(self, settings: Settings) -> Lanes:
-        override = Path(settings.prices.file) if settings.prices.file else None
-        catalogue = Catalogue.load(override)
+        file = _price_file(settings)
+        priced = (self.pricing.revision(), stamp(file))
+        with policy.acting("config"):
+            catalogue = self.pricing.publish(file)
+        self._priced = priced
+        router = self._router(settings, catalogue)
         hosts = {name: self._host(name, provider) for name, provider in settings.providers.items()}
+        self.settings = settings
+        self.treasury.help_url = settings.help_url
+        self.generation += 1
+        return Lanes(router, hosts, catalogue, self.generation, self.densities)
+
+    @staticmethod
+    def _router(settings: Settings, catalogue: Catalogue) -> Router:
         aliases = [
             Alias(pattern, tuple((t.provider, t.model, t.weight) for t in targets))
             for pattern, targets in settings.models.items()
         ]
         kinds = {name: provider.type for name, provider in settings.providers.items()}
-        router = Router(
-            list(hosts),
+        return Router(
+            list(settings.providers),
             aliases,
             lambda name, model: catalogue.price(kinds[name], model, name=name) is not None,
         )
-        self.settings = settings
-        self.treasury.help_url = settings.help_url
-        self.generation += 1
-        return Lanes(router, hosts, catalogue, self.generation)
 
     def _host(self, name: str, provider: Provider) -> tuple[Host, Origin]:
         credentials = [Credential(key.name, key.value, key.weight) for key in provider.keys]
@@ -157,8 +222,11 @@ class Core:
             from bifrost.webhooks.courier import serve_webhooks  # brings in aiohttp
 
             self._courier = True
-            hooks = lambda: self.settings.webhooks  # noqa: E731
-            self._start("bifrost-webhooks", serve_webhooks, (self.data_dir, hooks, self._stop))
+            self._start(
+                "bifrost-webhooks",
+                serve_webhooks,
+                (self.data_dir, lambda: self.settings.webhooks, self._stop),
+            )
 
     def _start(
         self, name: str, work: Callable[..., None], given: tuple[Any, ...], **more: Any
@@ -174,6 +242,10 @@ class Core:
             thread.join(10)
         self.gate.close()
         self.directory.close()
+
+
+def _price_file(settings: Settings) -> Path | None:
+    return Path(settings.prices.file) if settings.prices.file else None
 
 
 def network_options(network: Network) -> NetworkOptions:

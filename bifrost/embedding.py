@@ -120,8 +120,12 @@ class Gateway:
         return self._core.governor.settle(call, usage, outcome)
 
     def refresh(self) -> None:
-        """Notices changes whose writer died half-way; call it about once a second if you can."""
+        """Notices a changed price file, and changes whose writer died half-way.
+
+        Call it about once a second if you can.
+        """
         self._core.identifier.refresh()
+        self._core.refresh_prices()
 
     def close(self) -> None:
         """Flushes and closes the stores."""

@@ -17,6 +17,15 @@ class ConfigError(BifrostError):
     """The configuration cannot be used; the text names the path in the file and the problem."""
 
 
+class PriceError(ConfigError):
+    """A price cannot be used: ``place`` is the path of what is wrong, ``problem`` says what."""
+
+    def __init__(self, where: str, place: str, problem: str) -> None:
+        super().__init__(f"{where}: {place + ': ' if place else ''}{problem}")
+        self.place = place
+        self.problem = problem
+
+
 class StoreError(BifrostError):
     """A store cannot be opened, read or written; the text names the file and the remedy."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from bifrost._fast.desk import Desk
@@ -31,9 +32,19 @@ class Governor:
     The desk does the usual request in compiled code; what it leaves is decided here.
     """
 
-    def __init__(self, identifier: Identifier, treasury: Treasury, lanes: Lanes) -> None:
+    def __init__(
+        self,
+        identifier: Identifier,
+        treasury: Treasury,
+        lanes: Lanes,
+        renew: Callable[[], object] = lambda: None,
+    ) -> None:
+        """``renew()`` may replace ``lanes``; it is called when the policy moved, before a lane is
+        looked for."""
         self.identifier = identifier
         self.treasury = treasury
+        self._renew = renew
+        self._known = -1  # the policy epoch of the last ``renew``
         self.desk = Desk(treasury.gate, identifier.keyring)
         self.lanes = lanes
 
@@ -78,7 +89,19 @@ class Governor:
         grant, scan = self.identify(call), call.scan
         if scan.fields:
             check_fields(grant.key, scan.fields)
-        call.lane = self.lanes.find(grant, scan.model or "")
+        call.lane = self.current().find(grant, scan.model or "")
+
+    def current(self) -> Lanes:
+        """The lanes under the prices that hold now.
+
+        A change of prices moves the policy epoch, and the keyring then drops every grant with its
+        lanes. So whoever could see an old price comes by here first, and the usual request never.
+        """
+        epoch = self.identifier.epoch()
+        if epoch != self._known:
+            self._renew()
+            self._known = epoch
+        return self._lanes
 
     def admit(self, call: Call) -> None:
         """Reserves the worst case of ``call`` at every level, or raises a Refusal, nothing held.
@@ -144,7 +167,7 @@ class Governor:
             raise InvalidRequest("max_tokens: Field required")
         if scan.fields:
             check_fields(grant.key, scan.fields)
-        lane = call.lane = self.lanes.find(grant, scan.model)
+        lane = call.lane = self.current().find(grant, scan.model)
         if scan.fields:
             unknown = lane.price.supports(scan.service_tier, scan.speed, scan.inference_geo)
             if unknown is not None:
@@ -191,7 +214,7 @@ class Governor:
         )  # fmt: skip
         if lane is not None:
             event.model, event.provider = lane.model, lane.host.name
-            event.prices = self.lanes.catalogue.digest[:16]
+            event.prices = lane.catalogue.digest[:16]
         if head.session is not None:
             event.session = head.session[:256].decode("latin-1")
         if head.user_agent is not None:
@@ -216,9 +239,12 @@ class Governor:
             )
             return 0
 
-    def _price(self, call: Call, usage: Usage) -> tuple[Usage, int]:
-        """The usage as it is billed and its cost, where tokens alone do not say it."""
+    def _price(self, call: Call, usage: Usage) -> tuple[Usage, int, bytes]:
+        """The usage as it is billed, its cost and what the event must add to it, where tokens alone
+        do not say it. The prices are those the call was admitted under."""
         scan, lane = call.scan, call.lane
         if scan.fields:
             usage = usage.assuming(tier=scan.service_tier, speed=scan.speed, geo=scan.inference_geo)
-        return usage, self.lanes.catalogue.cost(lane.host.kind, usage, lane.price)
+        host = lane.host
+        cost = lane.catalogue.cost(host.kind, usage, lane.price, name=host.name)
+        return usage, cost, events.samplings(usage.iterations)

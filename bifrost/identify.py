@@ -143,6 +143,7 @@ class Identifier:
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
         self.keyring = Keyring(directory.epoch_page, CACHE_SIZE)
+        self.epoch = directory.epoch  # moves with the policy, a memory read
         self._revision = directory.revision()
 
     def refresh(self) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 
-from bifrost._fast.desk import Density, LaneBase
+from bifrost._fast.density import Densities, Density
+from bifrost._fast.desk import LaneBase
 from bifrost.audit import events
 from bifrost.errors import ModelNotFound, ModelUnpriced, Refusal
 from bifrost.governance.admission import check_model
@@ -27,7 +28,7 @@ MOST_LABELS = 1_280  # bytes of names in a reservation's note
 class Lane(LaneBase):
     """One way from a key to a model: where it goes, what it costs, how it is labelled."""
 
-    __slots__ = ("headers", "host", "origin", "price", "renamed", "weight")
+    __slots__ = ("catalogue", "headers", "host", "origin", "price", "renamed", "weight")
 
     def __init__(
         self,
@@ -37,14 +38,15 @@ class Lane(LaneBase):
         host: Host,
         origin: Origin,
         price: Price,
-        prices: str,
+        catalogue: Catalogue,
         density: Density,
     ) -> None:
-        """``prices`` names the price table, as it stands in every event."""
+        """``price`` is of ``catalogue``, whose digest stands in every event."""
         self.host = host
         self.origin = origin
         self.renamed = target.model if target.model != asked else None
         self.price = price
+        self.catalogue = catalogue
         self.weight = target.weight
         self.headers = [
             (b"x-bf-provider", host.name.encode("latin-1", "replace")),
@@ -53,7 +55,8 @@ class Lane(LaneBase):
         who = grant.who
         prefix = events.opening(
             key=who.key, user=who.user, team=who.team, customer=who.customer, asked=asked,
-            provider=host.name, prices=prices,
+            provider=host.name, provider_type=host.kind if host.kind != host.name else None,
+            prices=catalogue.digest[:16],
         )  # fmt: skip
         served = events.members(model=target.model, provider_key=host.key_name(0))
         if len(prefix) + len(served) > MOST_LABELS:
@@ -66,7 +69,7 @@ class Lane(LaneBase):
 
 
 class Lanes:
-    """Finds the lane of a request; replaced as a whole when the configuration changes."""
+    """Finds the lane of a request; replaced as a whole when the configuration or prices change."""
 
     def __init__(
         self,
@@ -74,12 +77,13 @@ class Lanes:
         hosts: dict[str, tuple[Host, Origin]],
         catalogue: Catalogue,
         generation: int,
+        densities: Densities,
     ) -> None:
         self.router = router
         self.hosts = hosts
         self.catalogue = catalogue
         self.generation = generation
-        self._densities: dict[tuple[str, str], Density] = {}
+        self.densities = densities
 
     def find(self, grant: Grant, asked: str) -> Lane:
         """The lane for a model name, or its refusal: not found, blocked or unpriced."""
@@ -111,13 +115,12 @@ class Lanes:
             if price is None:
                 refusal = refusal or ModelUnpriced(
                     f"Model {target.model!r} of provider {target.provider!r} has no price, so its "
-                    "spending cannot be controlled; ask your platform team to add one to the "
-                    "price file."
+                    "spending cannot be controlled; ask your platform team to add one "
+                    "(`bifrost prices set`)."
                 )
                 continue
-            prices = self.catalogue.digest[:16]
-            density = self._densities.setdefault((host.name, target.model), Density())
-            lanes.append(Lane(grant, asked, target, host, origin, price, prices, density))
+            density = self.densities.find(host.name, target.model)
+            lanes.append(Lane(grant, asked, target, host, origin, price, self.catalogue, density))
         if not lanes:
             assert refusal is not None
             raise refusal

@@ -19,7 +19,7 @@ from bifrost.call import Call
 from bifrost.errors import GatewayUnavailable, Refusal, UpstreamError, UpstreamUnavailable
 from bifrost.governor import Governor
 from bifrost.line import Line
-from bifrost.metering.usage import Usage, from_message, from_stream, output_estimate
+from bifrost.metering.usage import TEXT, Usage, from_message, from_stream, output_estimate
 from bifrost.translate import anthropic_anthropic
 from bifrost.watch import Watch
 
@@ -279,6 +279,7 @@ class Pipeline:
             output_bytes=tap.received if tap.overflow else tap.output_bytes,
             stopped=tap.stopped,
             input_estimate=_input_estimate(call),
+            text=call.lane.density.output or TEXT,
         )
         self.governor.settle(call, usage, outcome)
 

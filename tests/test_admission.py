@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bifrost._fast import wire
-from bifrost._fast.desk import OVERHEAD
+from bifrost._fast.density import OVERHEAD
 from bifrost.errors import FieldBlocked, ModelNotFound
 from bifrost.governance.admission import check_fields, check_model
 from bifrost.governance.entities import ProviderRule, Team, VirtualKey

@@ -12,13 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bifrost._fast import wire
-from bifrost._fast.desk import IMAGE, OVERHEAD, PER_KIB, Density, Desk, LaneBase, plain_input
+from bifrost._fast.density import OVERHEAD, PER_KIB, Density
+from bifrost._fast.desk import IMAGE, Desk, LaneBase, plain_input
 from bifrost._fast.gate import Gate, Plan
 from bifrost._fast.keyring import GrantBase, Keyring, siphash
 from bifrost.audit import events
 from bifrost.call import Call
 from bifrost.metering.prices import Price
-from bifrost.metering.usage import Usage
+from bifrost.metering.usage import Iteration, Usage
 
 COUNT = st.integers(0, 2**40)
 WORD = st.none() | st.text(max_size=40)
@@ -89,6 +90,13 @@ def gate(tmp_path: Path) -> Any:
         in_tool=COUNT, out_text=COUNT, out_think=COUNT, web_searches=st.integers(0, 99),
         tier=WORD, speed=WORD, geo=WORD, served_model=WORD,
         source=st.sampled_from(["reported", "partial", "estimated"]),
+        iterations=st.lists(
+            st.builds(
+                Iteration, in_fresh=COUNT, in_cache_read=COUNT, in_cache_w5m=COUNT,
+                in_cache_w1h=COUNT, in_tool=COUNT, out_text=COUNT, out_think=COUNT, model=WORD,
+            ),
+            max_size=3,
+        ).map(tuple),
     ),
     names=st.tuples(st.text(min_size=1, max_size=30), st.text(max_size=30), WORD),
     session=BYTES, agent=BYTES, upstream=WORD, status=st.integers(0, 599), stream=st.booleans(),
@@ -129,7 +137,7 @@ def test_the_event_says_what_happened(
         "req_\"1", "unsettled", model, user,
     )  # fmt: skip
     call.status, call.key_index, call.upstream_request = status, key_index, upstream
-    cost = desk.settle(call, usage, "ok", lambda call, usage: (usage, price.cost(usage)))
+    cost = desk.settle(call, usage, "ok", lambda call, usage: _charged(price, usage))
     assert cost == (min(price.cost(usage), 2**62) if usage is not None else 0)
     sequence, raw = gate.outbox(0, 10)[-1]
     gate.forget(sequence)
@@ -137,13 +145,19 @@ def test_the_event_says_what_happened(
     assert got.took_ns > 0
     got.took_ns = 0
     known = usage if usage is not None else Usage(source="reported")
+    served = known.served_model
     expected = events.ModelAccess(
         at=call.at, request="req_\"1", key="vk_1", user=user, asked=model,
-        model=(known.served_model or model), provider=provider, provider_key=f"key-{key_index}",
+        model=(served or model), priced=model if served and served != model else None,
+        provider=provider, provider_key=f"key-{key_index}",
         prices="p", outcome="ok", status=status, stream=stream, cost=cost, reserved=77,
         in_fresh=known.in_fresh, in_cache_read=known.in_cache_read,
         in_cache_w5m=known.in_cache_w5m, in_cache_w1h=known.in_cache_w1h, in_tool=known.in_tool,
         out_text=known.out_text, out_think=known.out_think, web_searches=known.web_searches,
+        samplings=tuple(
+            events.Sampling(*(getattr(one, name) for name in events.Sampling.__struct_fields__))
+            for one in known.iterations
+        ),
         tier=known.tier, speed=known.speed, geo=known.geo,
         source=known.source if usage is not None else None,
         session=_text(call.head.session, 256), agent=_text(call.head.user_agent, 120),
@@ -152,11 +166,15 @@ def test_the_event_says_what_happened(
     assert got == expected
 
 
+def _charged(price: Price, usage: Usage) -> tuple[Usage, int, bytes]:
+    return usage, price.cost(usage), events.samplings(usage.iterations)
+
+
 def _text(raw: bytes | None, most: int) -> str | None:
     return None if raw is None else raw[:most].decode("latin-1")
 
 
-def test_a_bound_learns_how_dense_a_model_reads_and_keeps_a_margin() -> None:
+def test_the_bound_of_a_plain_request() -> None:
     assert plain_input(10_240, PER_KIB, 0, 10**6) == 5_120 + OVERHEAD
     assert plain_input(10_240, 256, 2, 10**6) == 2_560 + 2 * IMAGE + OVERHEAD
     assert plain_input(10**9, PER_KIB, 0, 200_000) == 200_000

@@ -313,6 +313,28 @@ def test_who_waits_as_long_as_told_gets_in(steps: list[tuple[int, int]]) -> None
         gate.close()
 
 
+def test_the_wait_is_told_for_all_limits_together(gate: Gate) -> None:
+    now = 10**18
+    plan = Plan(
+        [(1, 2, REQUESTS, SECOND), (2, 3, REQUESTS, 60 * SECOND), (3, 50, TOKENS, 9 * SECOND)],
+        endless,
+    )
+    for at in (now, now, now + 2 * SECOND):
+        assert _passing(gate, plan, at)
+    assert not _passing(gate, plan, now + 2 * SECOND)
+    assert _passing(gate, Plan([(1, 2, REQUESTS, SECOND)], endless), now + 2 * SECOND)
+    now += 2 * SECOND
+    with pytest.raises(Exhausted) as refused:  # by both; the first is named
+        gate.admit(plan, 0, b"", now)
+    assert (refused.value.slot, refused.value.limit) == (0, 2)
+    assert 57 * SECOND < refused.value.retry_ns < 60 * SECOND
+    assert _passing(gate, plan, now + refused.value.retry_ns)
+    with pytest.raises(Exhausted) as never:  # no wait helps, so that is what must be told
+        gate.admit(plan, 0, b"", now, input_tokens=60)
+    assert (never.value.slot, never.value.kind, never.value.retry_ns) == (2, TOKENS, -1)
+    assert (never.value.limit, never.value.reserved) == (50, 60)
+
+
 def test_tokens_are_reserved_then_corrected(gate: Gate) -> None:
     plan = Plan(
         [

@@ -17,7 +17,7 @@ ROOMS = {"routing", "governance", "translate", "providers", "upstream", "meterin
 ORDER = {"identify", "lanes", "governor", "line", "watch", "pipeline"}
 WINGS = {
     *("usage", "steward", "mock", "logs", "listener", "farewell", "succession", "binding", "child"),
-    *("recovery", "reconciliation", "admin", "alerts", "webhooks"),
+    *("recovery", "reconciliation", "admin", "pricing", "alerts", "webhooks"),
 }
 TOP = {"core", "metrics", "app", "doors", "embedding", "supervisor", "cli", "__init__", "__main__"}
 MAY = {
@@ -32,10 +32,11 @@ MAY = {
     "watch": LEAVES,
     "pipeline": LEAVES | ROOMS | ORDER,
     "doors": LEAVES | {"pipeline"},
-    "usage": LEAVES | {"audit", "governance"},
+    "usage": LEAVES | {"audit", "governance", "metering"},
+    "pricing": LEAVES | {"audit", "governance", "metering"},
     "steward": LEAVES | {"audit", "usage", "governance"},
     "recovery": LEAVES | {"audit", "governance", "identify", "steward"},
-    "admin": LEAVES | ROOMS | {"identify", "lanes", "usage"},
+    "admin": LEAVES | ROOMS | {"identify", "lanes", "usage", "pricing"},
     "reconciliation": LEAVES | {"audit", "governance", "identify", "recovery"},
     "alerts": LEAVES | {"audit", "governance"},
     "webhooks": LEAVES | {"audit", "alerts"},

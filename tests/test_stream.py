@@ -280,6 +280,33 @@ def test_a_stream_that_ends_too_early_is_told_and_billed(
     assert settled(gateway) == cost(1000, 4, 50)
 
 
+def test_how_much_text_a_token_is_is_learned_from_whole_streams(
+    scripted: Callable[..., tuple[RunningGateway, Script]],
+) -> None:
+    text = b"w" * 164
+    whole, hidden = 4, 1
+
+    def play(connection: socket.socket, _: bytes) -> None:
+        flowed = START + (DELTA % text) * 10  # 400 tokens, 4.1 bytes each
+        number = len(script.bodies)
+        if number <= whole:
+            connection.sendall(HEAD + flowed + END)
+        elif number <= whole + hidden:  # most of it was thought, not written
+            connection.sendall(HEAD + START + DELTA % b"so little" + END)
+        else:
+            connection.sendall(HEAD + START + (DELTA % text) * 5)
+
+    gateway, script = scripted(play)
+    for _ in range(whole + hidden):
+        with stream(gateway.url) as answer:
+            answer.read()
+    before = settled(gateway)
+    assert before == (whole + hidden) * cost(1000, 400, 50)
+    with stream(gateway.url) as answer:
+        answer.read()
+    assert settled(gateway) - before == cost(1000, 200, 50)
+
+
 def test_a_silent_provider_gets_pinged_over(
     scripted: Callable[..., tuple[RunningGateway, Script]],
 ) -> None:

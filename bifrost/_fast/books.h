@@ -167,6 +167,29 @@ static inline int led_hold_rate(ledger *l, const led_slot *s, const led_ask *ask
     return 0;
 }
 
+/* A rate limit refuses: until all of them let the request in, not only the first. One that never
+ * can is the one to be told of. */
+static inline int led_wait_out(ledger *l, const led_slot *slots, int n, const led_ask *ask,
+                               led_answer *answer) {
+    led_answer other;
+    for (int i = answer->which + 1; i < n && answer->retry_ns >= 0; i++) {
+        if (slots[i].kind < LED_REQUESTS) continue;
+        int code = led_hold_rate(l, slots + i, ask, &other);
+        if (code == 0) continue;
+        if (code == LED_STALE) answer->which = i;
+        if (code != LED_REFUSED) return code;
+        if (other.retry_ns < 0) {
+            answer->which = i;
+            answer->settled = other.settled;
+            answer->reserved = other.reserved;
+            answer->retry_ns = -1;
+        } else if (other.retry_ns > answer->retry_ns) {
+            answer->retry_ns = other.retry_ns;
+        }
+    }
+    return LED_REFUSED;
+}
+
 /* Clears every slot or none; LED_REFUSED, LED_BEHIND and LED_STALE name it in answer->which. */
 static inline int led_reserve(ledger *l, const led_slot *slots, int n, const led_ask *ask,
                               led_answer *answer) {
@@ -189,7 +212,8 @@ static inline int led_reserve(ledger *l, const led_slot *slots, int n, const led
         answer->which = i;
         if (s->kind <= LED_OVERDRAFT) code = led_hold_money(l, s, i, ask, number, answer);
         else if (s->kind == LED_CONCURRENCY) code = led_hold_place(l, s, answer);
-        else code = led_hold_rate(l, s, ask, answer);
+        else if ((code = led_hold_rate(l, s, ask, answer)) == LED_REFUSED)
+            code = led_wait_out(l, slots, n, ask, answer);
         if (code) goto out;
     }
     code = led_take_record(l, &answer->record);

@@ -1,17 +1,11 @@
 from libc.stdint cimport int64_t
 
 from .call cimport Call
+from .density cimport Density
 from .gate cimport Gate, Plan
 from .keyring cimport Keyring
 from .tariff cimport Ceiling, bf_tokens
 from .wire cimport Scan
-
-
-cdef class Density:
-    cdef int64_t seen, samples
-    cdef readonly int64_t per_kib
-
-    cdef void learn(self, int64_t size, int64_t tokens) noexcept
 
 
 cdef class LaneBase:
@@ -34,6 +28,6 @@ cdef class Desk:
     cpdef int hold(self, Call call, LaneBase lane, int64_t amount, int64_t input_tokens,
                    int64_t output_tokens, int64_t since_ns) except -1
     cpdef int64_t settle(self, Call call, usage, str outcome, price) except -1
-    cdef int64_t _book(self, Call call, LaneBase lane, Scan scan, usage, tuple said,
+    cdef int64_t _book(self, Call call, LaneBase lane, Scan scan, usage, tuple said, bytes further,
                        const bf_tokens *tokens, int64_t tool, int64_t searches, int64_t cost,
                        str outcome, int64_t since) except -1

@@ -2,18 +2,14 @@ from collections.abc import Callable
 from typing import Any
 
 from bifrost._fast.call import Call
+from bifrost._fast.density import Density
 from bifrost._fast.gate import Gate, Plan
 from bifrost._fast.keyring import Keyring
 from bifrost._fast.tariff import Ceiling
 
-PER_KIB: int
-OVERHEAD: int
 IMAGE: int
 
 def plain_input(size: int, per_kib: int, images: int, context: int) -> int: ...
-
-class Density:
-    per_kib: int
 
 class LaneBase:
     model: str
@@ -49,5 +45,5 @@ class Desk:
         call: Call,
         usage: Any,
         outcome: str,
-        price: Callable[[Call, Any], tuple[Any, int]],
+        price: Callable[[Call, Any], tuple[Any, int, bytes]],
     ) -> int: ...

@@ -11,6 +11,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
 from .call cimport Call
+from .density cimport BF_OVERHEAD, Density
 from .gate cimport Gate, Plan, Ticket
 from .keyring cimport GrantBase, Keyring
 from .ledger cimport led_ask
@@ -33,46 +34,17 @@ cdef extern from "json_out.h" nogil:
     void out_string(out *, const char *name, const void *text, size_t size, bint latin)
 
 cdef enum:
-    EVENT = 8192                # bytes that the longest event needs, with room to spare
+    EVENT = 12288               # bytes that the longest event needs, with room to spare
     AGENT = 120                 # bytes of a client's name that are kept
     TEXT = 256                  # bytes of any other word a client or provider chose
 
-# A prompt in words is over 3 bytes a token; 2 leaves room for digits and code. Tools add a hidden
-# system prompt of up to 1,000 tokens (Anthropic's tool use documentation).
-PER_KIB = 512                   # tokens per 1,024 bytes, before anything is known
-OVERHEAD = 1_024
 IMAGE = 5_000                   # tokens: the largest image a model takes, whatever its bytes
-cdef int64_t _per_kib = PER_KIB
-cdef int64_t _overhead = OVERHEAD
 cdef int64_t _image = IMAGE
-cdef enum:
-    TELLING = 4096              # bytes of a body whose density says something
-    ENOUGH = 32                 # of them before it is believed
-    LEAST = 128                 # tokens per 1,024 bytes
 
 
 cpdef int64_t plain_input(int64_t size, int64_t per_kib, int64_t images, int64_t context) noexcept:
     """The most input tokens of a body of ``size`` bytes that holds the whole input itself."""
-    return min(size * per_kib // 1024 + _overhead + _image * images, context)
-
-
-cdef class Density:
-    """How many tokens a model makes of 1,024 bytes at most, learned from what it reported.
-
-    512 until 32 plain requests of 4 kB or more were seen; then a quarter more than the densest
-    of all of them, never above 512.
-    """
-
-    def __init__(self):
-        self.per_kib = _per_kib
-
-    cdef void learn(self, int64_t size, int64_t tokens) noexcept:
-        if size < TELLING:
-            return
-        self.samples += 1
-        self.seen = max(self.seen, (max(tokens - _overhead, 0) * 1024 + size - 1) // size)
-        if self.samples >= ENOUGH:
-            self.per_kib = min(max(self.seen + self.seen // 4, LEAST), _per_kib)
+    return min(size * per_kib // 1024 + BF_OVERHEAD + _image * images, context)
 
 
 cdef class LaneBase:
@@ -127,7 +99,7 @@ cdef class Desk:
         if found == NULL or not isinstance(<object>found, LaneBase):
             return False
         cdef LaneBase lane = <LaneBase>found
-        cdef int64_t most = plain_input(PyBytes_GET_SIZE(call.body), lane.density.per_kib,
+        cdef int64_t most = plain_input(PyBytes_GET_SIZE(call.body), lane.density.most_per_kib(),
                                         scan.images, lane.context)
         cdef int64_t output = call.output_limit if call.output_limit else scan.max_tokens
         call.grant = grant
@@ -162,7 +134,8 @@ cdef class Desk:
     cpdef int64_t settle(self, Call call, usage, str outcome, price) except -1:
         """Books what a call used (None: nothing), with its event, and spends its ticket; nano-USD.
 
-        ``price(call, usage)`` returns (usage, cost) where tokens alone do not say what it costs.
+        ``price(call, usage)`` returns (usage, cost, further members of the event) where tokens
+        alone do not say what it costs.
         Raises what ``Gate.settle`` raises.
         """
         cdef int64_t since = now_mono()
@@ -172,13 +145,14 @@ cdef class Desk:
         cdef int64_t cost = 0, searches = 0, tool = 0
         cdef PyObject *tariff
         cdef tuple said = None
+        cdef bytes further = b""
         for i in range(6):
             tokens.count[i] = 0
         if usage is not None:
             said = (usage.tier, usage.speed, usage.geo)
             tariff = NULL if usage.iterations or scan.fields else PyDict_GetItem(lane.tariffs, said)
             if tariff == NULL:
-                usage, cost = price(call, usage)
+                usage, cost, further = price(call, usage)
                 said = (usage.tier, usage.speed, usage.geo)
             tool, searches = usage.in_tool, usage.web_searches
             read_tokens(usage, &tokens)
@@ -188,10 +162,12 @@ cdef class Desk:
                         ) and usage.source == "reported":
                     lane.density.learn(PyBytes_GET_SIZE(call.body), tokens.count[0]
                                        + tokens.count[1] + tokens.count[2] + tokens.count[3])
-        return self._book(call, lane, scan, usage, said, &tokens, tool, searches, min(cost, MOST),
-                          outcome, since)
+                if call.tap is not None and usage.source == "reported" and tokens.count[5] == 0:
+                    lane.density.hear(call.tap.output_bytes, tokens.count[4])
+        return self._book(call, lane, scan, usage, said, further, &tokens, tool, searches,
+                          min(cost, MOST), outcome, since)
 
-    cdef int64_t _book(self, Call call, LaneBase lane, Scan scan, usage, tuple said,
+    cdef int64_t _book(self, Call call, LaneBase lane, Scan scan, usage, tuple said, bytes further,
                        const bf_tokens *tokens, int64_t tool, int64_t searches, int64_t cost,
                        str outcome, int64_t since) except -1:
         cdef char event[EVENT]
@@ -204,6 +180,8 @@ cdef class Desk:
             _string(&o, b"model", usage.served_model if usage is not None and usage.served_model
                     else lane.model)
             _string(&o, b"provider_key", (<object>lane).host.key_name(call.key_index))
+            if usage is not None and usage.served_model and usage.served_model != lane.model:
+                _string(&o, b"priced", lane.model)
         else:
             out_raw(&o, PyBytes_AS_STRING(lane.served), PyBytes_GET_SIZE(lane.served))
         out_lit(&o, b',"at":')
@@ -229,6 +207,7 @@ cdef class Desk:
             _string(&o, b"speed", said[1])
             _string(&o, b"geo", said[2])
             _string(&o, b"source", usage.source)
+            out_raw(&o, PyBytes_AS_STRING(further), PyBytes_GET_SIZE(further))
         _client(&o, <Head>call.head)
         _string(&o, b"upstream_request", call.upstream_request)
         cdef int64_t now = now_mono()

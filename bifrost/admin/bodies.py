@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
+from bifrost.admin.price_fields import PriceFields
 from bifrost.admin.problems import invalid
 from bifrost.config.documents import Table
 from bifrost.config.findings import Findings
@@ -29,6 +30,7 @@ from bifrost.config.settings import (
 )
 from bifrost.config.shape import Shape
 from bifrost.governance.entities import Kind, is_name
+from bifrost.metering.overrides import LONGEST
 
 B = TypeVar("B", bound=msgspec.Struct)
 MOST_LIMITS = 24  # budgets and rate limits that one request can be under
@@ -81,6 +83,23 @@ class OverrideBody(Spec, frozen=True, kw_only=True):
         int, Meta(ge=1, le=1000, description="Windows it holds for, with the present one.")
     ] = 1
     reason: Annotated[Text, Meta(max_length=500, description="Kept with the budget.")]
+
+
+class PriceBody(Spec, frozen=True, kw_only=True):
+    """An own price as it is sent; a change leaves out what stays, but replaces a price whole."""
+
+    pattern: Annotated[
+        Text,
+        Meta(
+            max_length=LONGEST,
+            description="<provider>/<model>, with * and ? on both sides; it cannot be changed.",
+            examples=["anthropic/claude-opus-*"],
+        ),
+    ]
+    price: PriceFields
+    reason: (
+        Annotated[Text, Meta(max_length=500, description="Recorded with the change.")] | UnsetType
+    ) = UNSET
 
 
 BODIES: dict[Kind, type[Governed]] = {
@@ -143,19 +162,20 @@ def _without_answered(document: object) -> object:
     """The document without the members that only answers have."""
     if not isinstance(document, Table):
         return document
-    kept = _filtered(document, ANSWERED)
+    kept = without(document, ANSWERED)
     if kept.get("mcp_configs") == []:
         del kept["mcp_configs"]
     for field, names in ANSWERED_IN.items():
         items = kept.get(field)
         if isinstance(items, list):
             kept[field] = [
-                _filtered(item, names) if isinstance(item, Table) else item for item in items
+                without(item, names) if isinstance(item, Table) else item for item in items
             ]
     return kept
 
 
-def _filtered(table: Table, names: frozenset[str]) -> Table:
+def without(table: Table, names: frozenset[str]) -> Table:
+    """The table without these members."""
     kept = Table({key: item for key, item in table.items() if key not in names})
     kept.repeated = table.repeated
     return kept

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -12,6 +12,7 @@ from bifrost.admin.table import Ask, House, NoQuery, Operation, Reply
 from bifrost.config import settings
 from bifrost.config.findings import meant
 from bifrost.config.load import public
+from bifrost.lanes import Lanes
 from bifrost.metering.prices import describe
 
 HIDDEN = "***"
@@ -64,8 +65,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 class Model(msgspec.Struct, frozen=True, kw_only=True):
     """A model of a provider, or a configured name with its ``targets`` (then no provider).
 
-    ``price`` is USD per million tokens as decimal text, in the form of the price file; null is a
-    model without a price, which is refused.
+    ``price`` is USD per million tokens as decimal text, in the form of the price file, and
+    ``price_from`` who set it; null is a model without a price, which is refused.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     max_output_tokens: int | None
     targets: tuple[Target, ...]
     price: dict[str, Any] | None
+    price_from: Literal["store", "file", "catalogue"] | None
 
 
 class PriceTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,7 +155,7 @@ def models(house: House, ask: Ask) -> Reply:
     found = [
         Model(
             name=name, provider=None, display_name=None, line=None, max_input_tokens=None,
-            max_output_tokens=None, price=None,
+            max_output_tokens=None, price=None, price_from=None,
             targets=tuple(Target(**msgspec.structs.asdict(target)) for target in targets),
         )
         for name, targets in house.settings().models.items()
@@ -166,16 +168,16 @@ def models(house: House, ask: Ask) -> Reply:
                     name=info.id, provider=name, display_name=info.display_name, line=info.line,
                     max_input_tokens=info.max_input_tokens,
                     max_output_tokens=info.max_output_tokens, targets=(),
-                    price=describe(price) if price is not None else None,
+                    price=describe(price) if price is not None else None, price_from=None,
                 )
             )  # fmt: skip
     wanted = query.q.casefold()
     fitting = [model for model in found if wanted in model.name.casefold()]
     fitting.sort(key=lambda model: (model.name, model.provider or ""))
-    catalogue = lanes.catalogue
+    page, catalogue = fitting[query.offset : query.offset + query.limit], lanes.catalogue
     return Reply(
         value=Models(
-            items=tuple(fitting[query.offset : query.offset + query.limit]),
+            items=tuple(_sourced(lanes, model) for model in page),
             total=len(fitting),
             limit=query.limit,
             offset=query.offset,
@@ -184,6 +186,15 @@ def models(house: House, ask: Ask) -> Reply:
             ),
         )
     )
+
+
+def _sourced(lanes: Lanes, model: Model) -> Model:
+    """The model with who set its price."""
+    if model.provider is None:
+        return model
+    kind = lanes.hosts[model.provider][0].kind
+    origin = lanes.catalogue.origin(kind, model.name, name=model.provider)
+    return msgspec.structs.replace(model, price_from=origin.kind if origin is not None else None)
 
 
 def configuration(house: House, ask: Ask) -> Reply:

@@ -148,7 +148,7 @@ def _operation(row: Operation, schemas: _Schemas) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "operationId": row.name,
         "summary": row.summary,
-        "tags": [row.segments[2] if row.segments[1] == "governance" else row.segments[1]],
+        "tags": [_tag(row)],
         "x-permission": row.permission,
     }
     if row.permission == PUBLIC:
@@ -171,6 +171,11 @@ def _operation(row: Operation, schemas: _Schemas) -> dict[str, Any]:
     return shown
 
 
+def _tag(row: Operation) -> str:
+    """What an operation is about."""
+    return row.segments[2] if row.segments[1] == "governance" else row.segments[1]
+
+
 def _links(row: Operation, rows: Sequence[Operation]) -> dict[str, Any]:
     """What can be done with a new object: the operations of its own path and below."""
     return {
@@ -181,7 +186,11 @@ def _links(row: Operation, rows: Sequence[Operation]) -> dict[str, Any]:
 
 
 def _path_parameters(row: Operation) -> list[dict[str, Any]]:
-    meaning = {"id": "Id or name." if "budgets" not in row.path else "Id.", "name": "Name."}
+    meaning = {
+        "id": {"budgets": "Id.", "prices": "Id or pattern."}.get(_tag(row), "Id or name."),
+        "name": "Name.",
+        "digest": "The digest, or its first 8 digits or more.",
+    }
     return [
         {
             "name": part[1:-1],

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from bifrost.admin import bodies, objects, tags
+from bifrost.admin import bodies, objects, once, tags
 from bifrost.admin.problems import Problem, invalid
 from bifrost.admin.queries import PageQuery
 from bifrost.admin.table import Ask, House, Operation, Reply
@@ -72,14 +72,6 @@ PAGES: dict[Kind, type[Any]] = {
 }
 
 
-class Answered(msgspec.Struct, frozen=True, array_like=True):
-    """What is kept of an answer for its repetition: without the secret."""
-
-    id: str
-    tag: str
-    body: bytes
-
-
 def _kind(ask: Ask) -> Kind:
     return PATHS[ask.operation.segments[2]]
 
@@ -111,15 +103,15 @@ def create(house: House, ask: Ask) -> Reply:
     spec, _ = bodies.governed(kind, ask.document, house.settings())
     secret = spec.value if isinstance(spec, VirtualKeySpec) else None
     try:
-        once = _once(house, ask, kind)
+        asked = _once(house, ask, kind)
         fields = _fields(spec, None) | _owners(kind, spec)
         entity: Entity
         if kind == "virtual_key":
             entity, secret = house.directory.create_key(
-                spec.name, secret=secret, once=once, **fields
+                spec.name, secret=secret, once=asked, **fields
             )
         else:
-            entity = house.directory.create(kind, spec.name, once=once, **fields)
+            entity = house.directory.create(kind, spec.name, once=asked, **fields)
     except Replayed as before:
         return _created(ask, kind, before.answer, secret or before.secret, replayed=True)
     except NotFound:
@@ -175,10 +167,10 @@ def rotate(house: House, ask: Ask) -> Reply:
     if ask.document is not UNSET and ask.document != {}:
         raise invalid(422, [("", "rotate takes no body")])
     try:
-        once = _once(house, ask, "virtual_key")
+        asked = _once(house, ask, "virtual_key")
         old = house.directory.get("virtual_key", ask.params["id"])
         bound = tags.require_match(ask.headers, tags.tag_of(house.directory, old))
-        key, secret = house.directory.rotate(old.id, expect=old if bound else None, once=once)
+        key, secret = house.directory.rotate(old.id, expect=old if bound else None, once=asked)
     except Replayed as before:
         return _created(ask, "virtual_key", before.answer, before.secret, 200, replayed=True)
     except Stale:
@@ -231,43 +223,23 @@ def _dangling(house: House, kind: Kind, spec: Governed) -> Problem:
 
 
 def _once(house: House, ask: Ask, kind: Kind) -> Once | None:
-    """What the Idempotency-Key asks for; raises Replayed, and Reused for another body."""
-    key = ask.headers.get("idempotency-key")
-    if key is None:
-        return None
-    if not 1 <= len(key) <= 255:
-        raise invalid(400, [("Idempotency-Key", "expected 1 to 255 characters")])
-    name = msgspec.json.encode([ask.operation.name, ask.params.get("id"), key])
-    sent = ask.document if ask.document is not UNSET else {}
-    content = msgspec.json.encode(sent, order="sorted")
-    directory = house.directory
-    return directory.once(
-        directory.digest(b"once\0" + name),
-        directory.digest(b"body\0" + content),
-        lambda entity: _answered(house, kind, entity),
-    )
+    return once.asked(house, ask, lambda entity: _answered(house, kind, entity))
 
 
 def _answered(house: House, kind: Kind, entity: Entity) -> bytes:
-    body = msgspec.json.encode(objects.shown(kind, entity, house.gate))
-    return msgspec.msgpack.encode(Answered(entity.id, tags.tag_of(house.directory, entity), body))
+    tag = tags.tag_of(house.directory, entity)
+    return once.kept(entity.id, tag, objects.shown(kind, entity, house.gate))
 
 
 def _created(
     ask: Ask, kind: Kind, raw: bytes, secret: str | None, status: int = 201, *,
     replayed: bool = False,
 ) -> Reply:  # fmt: skip
-    """The answer to create and rotate, the secret put in; a repetition has the same bytes."""
-    answer = msgspec.msgpack.decode(raw, type=Answered)
-    headers = {"etag": answer.tag}
-    if status == 201:
-        headers["location"] = f"{ask.root}{ask.path}/{answer.id}"
-    if replayed:
-        headers["idempotency-replayed"] = "true"
-    body = answer.body
+    """The answer to create and rotate, the secret put in."""
+    more = b""
     if kind == "virtual_key":
-        body = body[:-1] + b',"value":' + msgspec.json.encode(secret) + b"}"
-    return Reply(raw=body, status=status, headers=headers)
+        more = b',"value":' + msgspec.json.encode(secret)
+    return once.reply(ask, raw, status, more=more, replayed=replayed)
 
 
 def operations() -> list[Operation]:

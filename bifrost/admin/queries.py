@@ -35,14 +35,28 @@ Text = Annotated[str, Meta(min_length=1, max_length=512)]
 Level = Literal["customer", "team", "user", "key"]
 
 
-class PageQuery(msgspec.Struct, frozen=True, kw_only=True):
+class PartQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Which part of a list."""
 
     limit: Limit = 50
     offset: Offset = 0
+
+
+class PageQuery(PartQuery, frozen=True, kw_only=True):
+    """Which part of a list, by a part of the name."""
+
     q: Annotated[
         str, Meta(max_length=128, description="Only names that hold this, in any case.")
     ] = ""
+
+
+class ReasonQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Why something is done."""
+
+    reason: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=500)] | None,
+        Meta(description="Recorded with the change."),
+    ] = None
 
 
 class BudgetQuery(PageQuery, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from bifrost.config.settings import Settings
 from bifrost.governance.directory import Directory
 from bifrost.identify import Grant, Identifier
 from bifrost.lanes import Lanes
+from bifrost.pricing import Pricing
 
 PUBLIC = "public"  # needs no credential
 OWN_KEY = "own virtual key"  # the virtual key that is asked about is the credential
@@ -38,6 +39,7 @@ class House(msgspec.Struct, frozen=True, kw_only=True):
     directory: Directory
     gate: Gate
     identifier: Identifier
+    pricing: Pricing
     settings: Callable[[], Settings]
     lanes: Callable[[], Lanes]
     usable: Callable[[Grant], list[str]]

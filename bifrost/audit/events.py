@@ -8,8 +8,25 @@ had in the outbox, 0 for one that was born in the steward; it stands first in a 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from typing import Protocol
 
 import msgspec
+
+MOST_LISTED = 2_048  # bytes of an event for the samplings of one request
+
+
+class Sampling(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Tokens of one sampling of a request that took several; no model means the request's."""
+
+    model: str | None
+    in_fresh: int
+    in_cache_read: int
+    in_cache_w5m: int
+    in_cache_w1h: int
+    in_tool: int
+    out_text: int
+    out_think: int
 
 
 class ModelAccess(
@@ -21,6 +38,11 @@ class ModelAccess(
     client left), broken (the provider broke off), unsettled (its worker died; charged in full).
     ``source``: where the token counts come from (reported, partial, estimated, reserved).
     ``output_limit``: tokens, where the gateway lowered it to what the budget afforded.
+
+    To compute ``cost`` again: ``prices`` names the price table, ``provider_type`` the provider's
+    type where that is not its name, ``priced`` the model charged for where another one answered.
+    With ``samplings`` those are billed instead of the counts beside them; ``unlisted`` is how many
+    there were if they were too many to be listed.
     """
 
     v: int = 1
@@ -34,7 +56,9 @@ class ModelAccess(
     asked: str | None = None
     model: str | None = None
     provider: str | None = None
+    provider_type: str | None = None
     provider_key: str | None = None
+    priced: str | None = None
     outcome: str
     code: str | None = None
     status: int = 0
@@ -47,6 +71,8 @@ class ModelAccess(
     out_text: int = 0
     out_think: int = 0
     web_searches: int = 0
+    samplings: tuple[Sampling, ...] = ()
+    unlisted: int = 0
     tier: str | None = None
     speed: str | None = None
     geo: str | None = None
@@ -135,14 +161,17 @@ class Reconciled(
 class PriceChange(
     msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="type", tag="prices", gc=False
 ):
-    """Another price table is in use: its digest and, in short texts, what became different."""
+    """Another price table is in use: the digests of the one before and of this one and, in short
+    texts, what became different, as ``store local/*: none -> input 1, output 2``."""
 
     v: int = 1
     seq: int = 0
     at: int
     actor: str
+    before: str = ""
     digest: str
     changes: tuple[str, ...] = ()
+    reason: str = ""
 
 
 Event = ModelAccess | PolicyChange | BudgetReached | Reconciled | PriceChange
@@ -157,6 +186,36 @@ def opening(**fields: str | None) -> bytes:
 def members(**fields: str) -> bytes:
     """More members for an opened event, with their leading comma."""
     return b"," + encoder.encode(fields)[1:-1]
+
+
+class Sampled(Protocol):
+    """What an event keeps of a sampling (metering's ``Iteration``)."""
+
+    @property
+    def model(self) -> str | None: ...
+    @property
+    def in_fresh(self) -> int: ...
+    @property
+    def in_cache_read(self) -> int: ...
+    @property
+    def in_cache_w5m(self) -> int: ...
+    @property
+    def in_cache_w1h(self) -> int: ...
+    @property
+    def in_tool(self) -> int: ...
+    @property
+    def out_text(self) -> int: ...
+    @property
+    def out_think(self) -> int: ...
+
+
+def samplings(sampled: Iterable[Sampled]) -> bytes:
+    """The member of an opened event that lists samplings, or only counts them if they are many."""
+    rows = [tuple(getattr(one, field) for field in Sampling.__struct_fields__) for one in sampled]
+    listed = encoder.encode(rows) if rows else b""
+    if len(listed) > MOST_LISTED:
+        return b',"unlisted":%d' % len(rows)
+    return b',"samplings":' + listed if listed else b""
 
 
 encoder = msgspec.json.Encoder()

@@ -48,6 +48,11 @@ def actor() -> str:
     return _actor.get()
 
 
+def reason() -> str:
+    """Why it is done; empty when nobody said."""
+    return _reason.get()
+
+
 def record(gate: Gate, action: str, kind: str, before: Any, after: Any) -> None:
     """Puts a change into the outbox; raises StoreError, so that no change goes unrecorded.
 
@@ -58,7 +63,7 @@ def record(gate: Gate, action: str, kind: str, before: Any, after: Any) -> None:
     event = events.PolicyChange(
         at=now, actor=actor(), action=action, kind=kind, id=named.id, name=named.name,
         before=events.entity_digest(before), after=events.entity_digest(after),
-        reason=_reason.get(),
+        reason=reason(),
     )  # fmt: skip
     try:
         gate.append(events.encode(event), now)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from bifrost.cli.store import json_option, print_json
+from bifrost.config.findings import inside
 from bifrost.config.load import load
 from bifrost.config.schema import json_schema
+from bifrost.config.settings import Settings
 from bifrost.errors import BifrostError
 from bifrost.metering.catalogue import Catalogue
 
@@ -39,9 +42,9 @@ def check(file: Path, as_json: bool) -> None:
     told = ""
     try:
         loaded = load(file)
-        warnings = loaded.warnings
         prices = loaded.settings.prices.file
-        Catalogue.load(Path(prices) if prices else None)
+        catalogue = Catalogue.load(Path(prices) if prices else None)
+        warnings = (*loaded.warnings, *_unpriced(loaded.settings, catalogue))
     except BifrostError as error:
         told = str(error)
         head, *lines = told.splitlines()
@@ -56,6 +59,22 @@ def check(file: Path, as_json: bool) -> None:
             click.echo(f"warning: {warning}", err=True)
         click.echo(f"{file} can be used.")
     sys.exit(1 if problems else 0)
+
+
+def _unpriced(settings: Settings, catalogue: Catalogue) -> Iterator[str]:
+    """Warnings of targets that nobody priced; those with a pattern for a name cannot be known."""
+    for name, targets in settings.models.items():
+        for number, target in enumerate(targets):
+            model, provider = target.model or name, settings.providers.get(target.provider)
+            if provider is None or set(model) & set("*?"):
+                continue
+            if catalogue.price(provider.type, model, name=target.provider) is None:
+                place = inside(inside("models", name), number)
+                yield (
+                    f"{place}: neither the catalogue nor the price file has a price for "
+                    f"{target.provider}/{model}; requests for it are refused unless "
+                    "`bifrost prices set` stored one"
+                )
 
 
 @config.command("schema")

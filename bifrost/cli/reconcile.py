@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from bifrost.errors import BifrostError, ConfigError, Conflict, NotFound
 from bifrost.metering.catalogue import Catalogue
 from bifrost.metering.usage import from_message
 from bifrost.money import dollars, usd
+from bifrost.pricing import Pricing
 from bifrost.reconciliation import Reconciliation, alone
 from bifrost.steward import catch_up
 
@@ -71,7 +72,7 @@ class Line(msgspec.Struct, forbid_unknown_fields=True):
     "config_file",
     type=click.Path(dir_okay=False, path_type=Path),
     envvar="BIFROST_CONFIG",
-    help="Whose provider types and price file --usage is priced with.",
+    help="Prices --usage where the price table of the request is not kept.",
 )
 @json_option
 @data_dir_option
@@ -109,7 +110,7 @@ def reconcile(
         books = Reconciliation(data_dir, gate, directory)
         with _progress(as_json) as told:
             books.read(told)
-        pricing = _Pricing(config_file)
+        pricing = _Pricing(config_file, Pricing(directory.prices))
         if request is not None:
             line = Line(request, usage=_object(usage), not_billed=not_billed, at=at, reason=reason)
             _show([_booked(books, line, cost, reason, pricing)], [], as_json)
@@ -135,26 +136,24 @@ def _progress(as_json: bool) -> Iterator[Callable[[int, int], None]]:
 
 
 class _Pricing:
-    """Prices a provider's usage as the gateway would, if it is asked to."""
+    """Prices a provider's usage as the gateway would have, if it is asked to."""
 
-    def __init__(self, config_file: Path | None) -> None:
+    def __init__(self, config_file: Path | None, prices: Pricing) -> None:
         self._file = config_file
+        self._prices = prices
         self._catalogue: Catalogue | None = None
+        self._kinds: dict[str, str] = {}
 
     def cost(self, event: ModelAccess, usage: dict[str, Any]) -> int:
         """Nano-USD; raises Conflict for a model without a price here or usage without tokens."""
-        if self._catalogue is None:
-            loaded = load(self._file).settings if self._file is not None else None
-            settings = with_default_providers(loaded) if loaded else default_settings()
-            override = Path(settings.prices.file) if settings.prices.file else None
-            self._catalogue = Catalogue.load(override)
-            self._kinds = {name: one.type for name, one in settings.providers.items()}
         name = event.provider or ""
-        kind = self._kinds.get(name, name)
-        price = self._catalogue.price(kind, event.model or "", name=name)
+        catalogue = self._of(event)
+        kind = event.provider_type or self._kinds.get(name, name)
+        model = event.priced or event.model or ""
+        price = catalogue.price(kind, model, name=name)
         if price is None:
             raise Conflict(
-                f"Model {event.model!r} of provider {name!r} has no price here; "
+                f"Model {model!r} of provider {name!r} has no price here; "
                 "name your configuration with --config, or give --cost."
             )
         read = from_message(msgspec.json.encode(usage), None)
@@ -163,7 +162,20 @@ class _Pricing:
                 f"The usage of request {event.request!r} holds no tokens that can be read; give "
                 "the provider's usage object, --cost or --not-billed."
             )
-        return self._catalogue.cost(kind, read, price)
+        return catalogue.cost(kind, read, price, name=name)
+
+    def _of(self, event: ModelAccess) -> Catalogue:
+        """The prices the request was admitted under, else the configuration's."""
+        if event.prices is not None:
+            with suppress(NotFound, Conflict):
+                return self._prices.catalogue(event.prices)
+        if self._catalogue is None:
+            loaded = load(self._file).settings if self._file is not None else None
+            settings = with_default_providers(loaded) if loaded else default_settings()
+            override = Path(settings.prices.file) if settings.prices.file else None
+            self._catalogue = Catalogue.load(override)
+            self._kinds = {name: one.type for name, one in settings.providers.items()}
+        return self._catalogue
 
 
 def _object(text: str | None) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ import click
 
 from bifrost.admin.objects import whole as timestamp
 from bifrost.audit.log import Reader
+from bifrost.cli.reprice import show_repriced
 from bifrost.cli.store import data_dir_option, json_option, opened, print_json, table
 from bifrost.governance.entities import Kind
 from bifrost.money import dollars, usd
@@ -53,13 +54,20 @@ class Moment(click.ParamType[int]):
 
 
 @click.group("usage", invoke_without_command=True)
-@click.option("--by", multiple=True, type=click.Choice(GROUPS), help="Group by; may repeat.")
+@click.option(
+    "--by",
+    multiple=True,
+    type=click.Choice(GROUPS),
+    help="Group by; may repeat.  [default: key; with --reprice: model]",
+)
 @click.option("--since", type=Moment(), default="30d", show_default=True, help="From when.")
 @click.option("--until", type=Moment(), help="To when.  [default: now]")
 @click.option("--interval", type=click.Choice(INTERVALS), help="Sums per hour, day, week or month.")
 @click.option(
     "--time-zone", default="UTC", show_default=True, help="Whose calendar, e.g. Asia/Tokyo."
 )
+@click.option("--reprice", metavar="FILE|DIGEST|current|catalogue",
+              help="What it would have cost under another price table.")  # fmt: skip
 @json_option
 @data_dir_option
 @click.pass_context
@@ -70,6 +78,7 @@ def usage(
     until: int | None,
     interval: str | None,
     time_zone: str,
+    reprice: str | None,
     as_json: bool,
     data_dir: Path,
 ) -> None:
@@ -79,15 +88,21 @@ def usage(
     Example:
       bifrost usage --by team --by model --since 7d --json
       bifrost usage --by team --interval 1d --time-zone Europe/Berlin
+      bifrost usage --by model --reprice prices.new.json
       bifrost usage rebuild
     """
     if context.invoked_subcommand is not None:
         context.obj = data_dir
         return
-    groups = tuple(dict.fromkeys(by)) or ("key",)
+    groups = tuple(dict.fromkeys(by)) or (("key",) if reprice is None else ("model",))
     until = until if until is not None else time.time_ns() + 1_000_000_000
     said: dict[str, Any] = {"since": timestamp(since), "until": timestamp(until)}
     catch_up_view(data_dir)
+    if reprice is not None:
+        if interval is not None:
+            raise click.UsageError("--reprice gives sums without an --interval", context)
+        show_repriced(data_dir, reprice, groups, since, until, said, as_json=as_json)
+        return
     view = UsageView(data_dir, read_only=True)
     try:
         if interval is None:

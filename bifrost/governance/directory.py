@@ -37,6 +37,7 @@ from bifrost.governance.epoch import shared_page
 from bifrost.governance.master_key import lookup_key, replay_key
 from bifrost.governance.pages import Pages
 from bifrost.governance.parents import PARENTS, resolved
+from bifrost.governance.price_list import PriceList
 from bifrost.governance.replays import Once, Replays
 
 Record = Callable[[str, Kind, Entity | None, Entity | None], None]
@@ -65,6 +66,7 @@ class Directory:
             self._budgets = BudgetIndex(self._env)
             self._replays = Replays(self._env)
             self.pages = Pages(self._names, self._read, self._load)
+            self.prices = PriceList(self._read, self._write, self._meta, self._replays)
         except (lmdb.Error, OSError) as error:
             raise StoreError(f"Cannot open the directory store in {self.path}: {error}") from error
         try:
@@ -244,8 +246,8 @@ class Directory:
         with self._write(once) as txn:
             return self._replays.end(txn, once, self._create(txn, kind, name, fields))
 
-    def once(self, name: bytes, content: bytes, answer: Callable[[Entity], bytes]) -> Once:
-        """What makes ``create``, ``create_key`` and ``rotate`` do it once under a name.
+    def once(self, name: bytes, content: bytes, answer: Callable[[Any], bytes]) -> Once:
+        """What makes ``create``, ``create_key``, ``rotate`` or a price happen once under a name.
 
         Raises Replayed and Reused as they do.
         """

@@ -10,16 +10,16 @@ import base64
 import secrets
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import blake3
 import lmdb
 import msgspec
 
 from bifrost.errors import Reused
-from bifrost.governance.entities import SECRET_PREFIX, Entity
+from bifrost.governance.entities import SECRET_PREFIX
 
-E = TypeVar("E", bound=Entity)
+E = TypeVar("E", bound=msgspec.Struct)
 KEPT_NS = 24 * 3_600_000_000_000
 MOST_REMOVED = 256  # expired records removed in passing by one creation
 
@@ -43,10 +43,10 @@ class Replayed(Exception):
 
 
 class Once:
-    """A creation under a name. ``answer(entity)`` makes the answer, without the secret."""
+    """A creation under a name. ``answer(made)`` makes the answer, without the secret."""
 
     def __init__(
-        self, key: bytes, name: bytes, content: bytes, answer: Callable[[Entity], bytes]
+        self, key: bytes, name: bytes, content: bytes, answer: Callable[[Any], bytes]
     ) -> None:
         """``name`` and ``content`` are digests of what names the request and what it asks for."""
         self.name = name
@@ -86,16 +86,16 @@ class Replays:
             raise Reused("This Idempotency-Key was used for another request; take a new one.")
         raise Replayed(record.answer, once.secret_of(record.nonce))
 
-    def end(self, txn: lmdb.Transaction, once: Once | None, entity: E) -> E:
-        """Keeps the answer about this entity, and forgets what is older than a day."""
+    def end(self, txn: lmdb.Transaction, once: Once | None, made: E) -> E:
+        """Keeps the answer about what was made, and forgets what is older than a day."""
         if once is None:
-            return entity
+            return made
         now = time.time_ns()
         self._expire(txn, now)
-        record = Record(now, once.content, once.nonce, once.answer(entity))
+        record = Record(now, once.content, once.nonce, once.answer(made))
         txn.put(b"k" + once.name, msgspec.msgpack.encode(record), db=self._db)
         txn.put(b"t" + now.to_bytes(8, "big") + once.name, b"", db=self._db)
-        return entity
+        return made
 
     def _expire(self, txn: lmdb.Transaction, now: int) -> None:
         last = b"t" + (now - KEPT_NS).to_bytes(8, "big")

@@ -11,7 +11,8 @@ from typing import Protocol
 
 import msgspec
 
-from bifrost._fast.desk import PER_KIB, plain_input
+from bifrost._fast.density import PER_KIB
+from bifrost._fast.desk import plain_input
 
 DEFAULT_CONTEXT = 1_000_000  # tokens; for models whose window the catalogue does not know
 LOOP = 10  # iterations of a provider's own tool loop before it answers pause_turn

@@ -1,19 +1,21 @@
 """The price table: what every known model costs, with the administrator's own prices on top.
 
-Part of the metering room. The table of the package is made by ``build.py``; the price file of the
-administrator by ``overrides.py``. Lookups are by exact id, never by resemblance.
+Part of the metering room. The table of the package is made by ``build.py``, the administrator's
+prices are read by ``overrides.py``. Lookups are by exact id, never by resemblance.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from importlib import resources
 from math import ceil
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal, Self
 
 import msgspec
 
@@ -60,29 +62,52 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     features: dict[str, bool] = {}
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """Who set a price: the store, the price file or the catalogue; the pattern that matched."""
+
+    kind: Literal["store", "file", "catalogue"]
+    pattern: str
+
+
 class Catalogue:
     """Prices by provider type and model id; immutable once made, cheap to ask.
+
+    The administrator's ``stored`` prices win over those of his ``file``, these over the table; of
+    one kind the first that matches wins.
 
     Attributes
     ----------
     source, date: where and when the package's table was taken.
+    package: SHA-256 (hex) of that table.
     digest: SHA-256 (hex) over the table in canonical form and the administrator's prices; two
         gateways with the same digest bill alike. Settled rows name it.
     """
 
-    def __init__(self, table: Table, overrides: tuple[Override, ...] = ()) -> None:
+    def __init__(
+        self, table: Table, file: Sequence[Override] = (), stored: Sequence[Override] = ()
+    ) -> None:
         self.source = table.source
         self.date = table.date
-        self.digest = _digest(table, overrides)
-        self._overrides = overrides
+        self.table = table
+        self._hash = hashlib.sha256(self.listing())
+        self.package = self._hash.hexdigest()
         self._models: dict[str, dict[str, Model]] = {}
         for name, model in table.models.items():
             provider, _, model_id = name.partition("/")
             self._models.setdefault(provider, {})[model_id] = model
+        self._lay(file, stored)
+
+    def _lay(self, file: Sequence[Override], stored: Sequence[Override]) -> None:
+        self._overrides = (*stored, *file)
+        self._stored = len(stored)
+        digest = self._hash.copy()
+        if self._overrides:
+            digest.update(msgspec.json.encode(self._overrides, order="deterministic"))
+        self.digest = digest.hexdigest()
         self._answers: dict[tuple[str, str, str | None], Price | None] = {}
 
     @classmethod
-    def load(cls, override: Path | None = None) -> Catalogue:
+    def load(cls, override: Path | None = None) -> Self:
         """The package's table under the price file ``override``; ConfigError if that is bad."""
         path = resources.files("bifrost.metering") / "data" / "prices.json"
         try:
@@ -93,12 +118,22 @@ class Catalogue:
             raise StoreError(f"{path}: price table format {table.format}, expected {FORMAT}")
         return cls(table, read_overrides(override) if override is not None else ())
 
+    def under(self, file: Sequence[Override] = (), stored: Sequence[Override] = ()) -> Catalogue:
+        """The same table under other prices of the administrator."""
+        other = copy.copy(self)
+        other._lay(file, stored)
+        return other
+
+    def listing(self) -> bytes:
+        """The package's models in canonical form, as ``package`` is computed of."""
+        return msgspec.json.encode(self.table.models, order="deterministic")
+
     def price(self, provider_type: str, model: str, *, name: str | None = None) -> Price | None:
         """The price of an exact model id, or None when nobody priced it.
 
-        The price file's first match in file order wins; its patterns see the provider as its
-        type or as its configured ``name``. Provider type ``mock`` charges for a claude id what
-        ``anthropic`` does, for any other id what ``anthropic`` does for claude-sonnet-4-5.
+        The administrator's patterns see the provider as its type or as its configured ``name``.
+        Provider type ``mock`` charges for a claude id what ``anthropic`` does, for any other id
+        what ``anthropic`` does for claude-sonnet-4-5.
         """
         key = (provider_type, model, name)
         try:
@@ -113,8 +148,20 @@ class Catalogue:
         self._answers[key] = found
         return found
 
+    def origin(self, provider_type: str, model: str, *, name: str | None = None) -> Origin | None:
+        """Where ``price`` has the price of a model from, None when nobody priced it."""
+        for number, override in enumerate(self._overrides):
+            if _about(override, provider_type, model, name):
+                kind: Literal["store", "file"] = "store" if number < self._stored else "file"
+                return Origin(kind, override.pattern)
+        if model in self._models.get(provider_type, {}):
+            return Origin("catalogue", f"{provider_type}/{model}")
+        if provider_type == MOCK:
+            return self.origin(MOCK_LIKE, model) or self.origin(MOCK_LIKE, MOCK_MODEL)
+        return None
+
     def provider(self, provider_type: str) -> Mapping[str, Price]:
-        """All priced model ids of a provider type; ids the price file names literally included."""
+        """All priced model ids of a provider type; ids that own prices name literally included."""
         source = MOCK_LIKE if provider_type == MOCK else provider_type
         ids = dict.fromkeys(self._models.get(source, ()))
         ids |= dict.fromkeys(one.model for one in self._overrides if one.names(source))
@@ -132,17 +179,21 @@ class Catalogue:
         priced = self.provider(provider_type)
         return [_info(model, priced[model], rows.get(model)) for model in sorted(priced)]
 
-    def cost(self, provider_type: str, usage: Usage, price: Price) -> int:
+    def cost(
+        self, provider_type: str, usage: Usage, price: Price, *, name: str | None = None
+    ) -> int:
         """Nano-USD of ``usage``, rounded up once; iterations at their own model's price.
 
-        An iteration of a model nobody priced costs the dearest of ``price`` and all prices of
-        the provider type.
+        ``name`` is the provider's in the configuration. An iteration of a model nobody priced costs
+        the dearest of ``price`` and all prices of the provider type.
         """
         if not usage.iterations:
             return price.cost(usage)
         total = Fraction(usage.web_searches * price.web_search)
         for iteration in usage.iterations:
-            own = price if iteration.model is None else self.price(provider_type, iteration.model)
+            own: Price | None = price
+            if iteration.model is not None:
+                own = self.price(provider_type, iteration.model, name=name)
             if own is None:
                 candidates = [price, *self.provider(provider_type).values()]
                 total += max(each.charge(iteration, usage) for each in candidates)
@@ -154,18 +205,15 @@ class Catalogue:
         row = self._models.get(provider_type, {}).get(model)
         known = row.price if row is not None else None
         for override in self._overrides:
-            if override.matches(provider_type, model) or (
-                name is not None and override.matches(name, model)
-            ):
+            if _about(override, provider_type, model, name):
                 return override.over(known)
         return known
 
 
-def _digest(table: Table, overrides: tuple[Override, ...]) -> str:
-    digest = hashlib.sha256(msgspec.json.encode(table.models, order="deterministic"))
-    if overrides:
-        digest.update(msgspec.json.encode(overrides, order="deterministic"))
-    return digest.hexdigest()
+def _about(override: Override, provider_type: str, model: str, name: str | None) -> bool:
+    return override.matches(provider_type, model) or (
+        name is not None and override.matches(name, model)
+    )
 
 
 def _info(model: str, price: Price, row: Model | None) -> ModelInfo:

@@ -1,4 +1,4 @@
-"""The administrator's price file: own prices that win over the package's table.
+"""The administrator's own prices, from the price file or the store: they win over the catalogue.
 
 Part of the metering room. The format is public (docs/prices.md); money is written as decimal
 strings, so that no price passes through a float.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -17,19 +17,22 @@ from typing import Any
 
 import msgspec
 
-from bifrost.errors import ConfigError
+from bifrost.errors import ConfigError, PriceError
 from bifrost.metering.prices import DIMENSIONS, Price, RateCard, Rates, Ratio, Tier
 
 _RATES = Rates.__struct_fields__
 _LIMITS = ("max_input_tokens", "max_output_tokens")
 _FIELDS = (*_RATES, "tiers", "web_search", "multipliers", "service_tiers", "auto", *_LIMITS)
-_DECIMAL = re.compile(r"(\d{1,9})(?:\.(\d+))?")
-_FRACTION = re.compile(r"(\d{1,9})/(\d{1,9})")
+_DECIMAL = re.compile(r"([0-9]{1,9})(?:\.([0-9]+))?")
+_FRACTION = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
+_WILD = re.compile(r"\[.[^]]*\]|[*?]")
 _MAX_TOKENS = 1 << 40
+LONGEST = 400  # characters of a pattern
+LONGEST_NAME = 128  # characters of a tier, speed or region
 
 
 class Override(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """One entry of the price file; ``given`` are the fields it wrote."""
+    """One entry of the price file or the store; ``given`` are the fields it wrote."""
 
     pattern: str
     price: Price
@@ -87,6 +90,14 @@ def _multipliers_of(price: Price) -> dict[str, dict[str, Ratio]]:
 
 def read_overrides(path: Path) -> tuple[Override, ...]:
     """The entries of a price file in their order; ConfigError names the path inside the file."""
+    return overrides(read_file(path), str(path))
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The entries of a price file as they are written, fields by pattern, not yet checked.
+
+    Raises ConfigError when it is no price file.
+    """
     try:
         document = msgspec.json.decode(path.read_bytes())
     except OSError as error:
@@ -97,21 +108,47 @@ def read_overrides(path: Path) -> tuple[Override, ...]:
     reader.known(document, "", ("models", "$schema"))
     if "models" not in document:
         raise ConfigError(f'{path}: expected the field "models"')
-    models = reader.table(document["models"], "models")
-    return tuple(_override(reader, pattern, value) for pattern, value in models.items())
+    return reader.table(document["models"], "models")
+
+
+def overrides(written: Mapping[str, Any], where: str) -> tuple[Override, ...]:
+    """Written entries, checked, in their order; ConfigError begins with ``where``."""
+    reader = _Reader(where)
+    return tuple(_override(reader, pattern, value) for pattern, value in written.items())
+
+
+def narrowness(pattern: str) -> tuple[bool, int, str]:
+    """Sort key of entries without an order of their own: exact names, then the longer patterns."""
+    literal = _WILD.sub("", pattern)
+    return literal != pattern, -len(literal), pattern
+
+
+def place_of(pattern: str) -> str:
+    """How a complaint names an entry."""
+    return f'models["{pattern}"]'
+
+
+def pattern_problem(pattern: str) -> str | None:
+    """What is wrong with the name of an entry."""
+    provider, slash, model = pattern.partition("/")
+    if not (provider and slash and model):
+        return 'expected a name of the form "<provider>/<model>"'
+    if len(pattern) > LONGEST or not pattern.isprintable():
+        return f"expected at most {LONGEST} printable characters"
+    return None
 
 
 def _override(reader: _Reader, pattern: str, value: Any) -> Override:
-    at = f'models["{pattern}"]'
-    provider, slash, model = pattern.partition("/")
-    if not (provider and slash and model):
-        raise reader.error(at, 'expected a name of the form "<provider>/<model>"')
+    at = place_of(pattern)
+    problem = pattern_problem(pattern)
+    if problem is not None:
+        raise reader.error(at[:LONGEST], problem)
     reader.known(value, at, _FIELDS)
     card = _card(reader, value, at)
     multipliers = _multipliers(reader, value.get("multipliers", {}), f"{at}.multipliers")
     cards = {
         name: _card(reader, one, f"{at}.service_tiers.{name}", whole=True)
-        for name, one in reader.table(value.get("service_tiers", {}), f"{at}.service_tiers").items()
+        for name, one in reader.named(value.get("service_tiers", {}), f"{at}.service_tiers").items()
     }
     limits: dict[str, int] = {
         field: reader.count(value[field], f"{at}.{field}") for field in _LIMITS if field in value
@@ -173,7 +210,7 @@ def _multipliers(reader: _Reader, value: Any, at: str) -> dict[str, dict[str, Ra
     return {
         dimension: {
             name: reader.ratio(one, f"{at}.{dimension}.{name}")
-            for name, one in reader.table(names, f"{at}.{dimension}").items()
+            for name, one in reader.named(names, f"{at}.{dimension}").items()
         }
         for dimension, names in value.items()
     }
@@ -192,6 +229,7 @@ def _auto(
         known = (*multipliers.get(dimension, ()), *(cards if dimension == "service_tier" else ()))
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise reader.error(f"{at}.{dimension}", "expected a list of names")
+        reader.named(dict.fromkeys(names), f"{at}.{dimension}")
         for name in names:
             if known and name not in known:
                 raise reader.error(f"{at}.{dimension}", f'no price for "{name}"', name, known)
@@ -207,15 +245,24 @@ class _Reader:
 
     def error(
         self, at: str, text: str, name: str | None = None, known: Iterable[str] = ()
-    ) -> ConfigError:
+    ) -> PriceError:
         close = difflib.get_close_matches(name, list(known), 1, 0.5) if name is not None else []
         hint = f', did you mean "{close[0]}"?' if close else ""
-        return ConfigError(f"{self.file}: {at + ': ' if at else ''}{text}{hint}")
+        return PriceError(self.file, at, text + hint)
 
     def table(self, value: Any, at: str) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise self.error(at, f"expected an object, found {_said(value)}")
         return value
+
+    def named(self, value: Any, at: str) -> dict[str, Any]:
+        """An object whose keys are names of tiers, speeds or regions."""
+        for name in self.table(value, at):
+            if len(name) > LONGEST_NAME or not name.isprintable():
+                raise self.error(
+                    at, f"expected names of at most {LONGEST_NAME} printable characters"
+                )
+        return dict(value)
 
     def known(self, value: Any, at: str, fields: tuple[str, ...]) -> None:
         for name in self.table(value, at):

@@ -136,9 +136,16 @@ _decode_any = msgspec.json.Decoder().decode
 _BROKEN = (msgspec.MsgspecError, RecursionError, ValueError)
 
 
-def output_estimate(output_bytes: int) -> int:
-    """Tokens that ``output_bytes`` of generated text stand for at 3.6 bytes a token, rounded up."""
-    return (max(output_bytes, 0) * 10 + 35) // 36
+TEXT = (18, 5)  # bytes of generated text and the tokens they stand for: 3.6 bytes a token
+
+
+def output_estimate(output_bytes: int, text: tuple[int, int] = TEXT) -> int:
+    """Tokens that ``output_bytes`` of generated text stand for, rounded up.
+
+    ``text`` is (bytes, tokens) of other text of that model.
+    """
+    size, tokens = text
+    return -(-max(output_bytes, 0) * tokens // size)
 
 
 def from_message(
@@ -161,12 +168,13 @@ def from_stream(
     output_bytes: int,
     stopped: bool,
     input_estimate: int,
+    text: tuple[int, int] = TEXT,
 ) -> Usage:
     """Usage of a stream, from its ``message_start`` and its last ``message_delta`` event.
 
     The delta is cumulative: what it names replaces, what it omits stays as the start said. A
     stream without a delta or without its stop is cut: its output is the larger of what was
-    reported and what ``output_bytes`` amount to.
+    reported and what ``output_bytes`` amount to, at ``text`` (bytes, tokens).
     """
     opened: _Raw | None = None
     closed: _Raw | None = None
@@ -192,7 +200,7 @@ def from_stream(
     source: Source = "partial" if cut or flawed else "reported"
     if cut and opened is None:
         source = "estimated"
-    return _usage(raw, model, source, cut, output_estimate(output_bytes), input_estimate)
+    return _usage(raw, model, source, cut, output_estimate(output_bytes, text), input_estimate)
 
 
 def _overlay(opened: _Raw, closed: _Raw) -> _Raw:
