@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -16,15 +17,18 @@ import pytest
 
 from bifrost.audit.events import BudgetReached, decode
 from bifrost.audit.log import Reader
+from bifrost.config.settings import Webhook
 from bifrost.embedding import Gateway
 from bifrost.webhooks.courier import WAITS_S, wait_s
-from bifrost.webhooks.delivery import retry_after_s
+from bifrost.webhooks.delivery import Sender, retry_after_s
+from bifrost.webhooks.messages import trial
 from bifrost.webhooks.signature import headers, sign
 from tests.administration import Admin, problem
 from tests.authority import certify
 from tests.commands import Office, bifrost, until
 from tests.receiver import OTHER_SECRET, SECRET, Receiver
 from tests.running import KEY, RunningGateway, RunningMock, configuration, message
+from tests.test_proxied import Proxy
 from tests.test_serve import ask, children, logged, rewrite
 
 DOCS = Path(__file__).parent.parent / "docs" / "webhooks.md"
@@ -378,6 +382,31 @@ def test_a_certificate_nobody_vouches_for_is_refused(mock: RunningMock, tmp_path
         assert bifrost("webhooks", "test", "hook0", "--config", file).code == 0
     finally:
         receiver.close()
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_message_goes_through_a_corporate_proxy(tmp_path: Path, secure: bool) -> None:
+    ca_file, context = certify(tmp_path)
+    context.set_alpn_protocols(["http/1.1"])
+    receiver = Receiver(context if secure else None)
+
+    async def main() -> list[bytes]:
+        async with Proxy() as proxy:
+            hook = Webhook(
+                name="a", url=receiver.url, secret=SECRET, proxy=proxy.url, ca_file=ca_file
+            )
+            sender = Sender(hook)
+            outcome = await sender.send(trial(time.time_ns()))
+            await sender.close()
+            assert outcome.status == 204, outcome
+            return proxy.heads
+
+    try:
+        heads = asyncio.run(main())
+    finally:
+        receiver.close()
+    assert len(heads) == 1 and heads[0].startswith(b"CONNECT " if secure else b"POST http://")
+    assert receiver.received[0].verified()["type"] == "webhook.test"
 
 
 def test_a_message_is_tried_for_about_a_day_and_waits_as_long_as_it_is_asked() -> None:

@@ -116,7 +116,7 @@ class Thresholds:
                 self._unsaved.append((index, event))
                 log.warning(
                     "a budget reached a threshold",
-                    extra={"level_of": event.level, "owner": event.name, "budget": event.budget,
+                    extra={"owner": f"{event.level} {event.name}", "budget": event.budget,
                            "percent": event.threshold},
                 )  # fmt: skip
         if self._unsaved:
