@@ -210,7 +210,7 @@ class Lane:
             whole = len(roles["worker"]) == 2 and len(roles["steward"]) == 1
             return roles if whole else None
 
-        roles: dict[str, list[psutil.Process]] = until(found, 20)
+        roles: dict[str, list[psutil.Process]] = until(found, 60)
         return roles
 
     def crash(self, requests: int) -> tuple[str, int]:
@@ -238,7 +238,7 @@ class Lane:
             self.gateway.stop(signal.SIGKILL)
             self.gateway = self._start()
             killed = time.time_ns() if victim == "everything" else killed
-            _, left = psutil.wait_procs(children, 30)
+            _, left = psutil.wait_procs(children, 60)
             assert left == [], "workers outlive their supervisor"
         return victim, killed
 
@@ -247,8 +247,8 @@ class Lane:
     def rest(self, killed: int) -> None:
         """Waits until nothing is under way and all is in the log; reads who was charged in full."""
         _, gate = self.gateway.stores()
-        until(lambda: not gate.reservations() and not gate.outbox(0, 1), 30)
-        until(self.provider.settled, 30)
+        until(lambda: not gate.reservations() and not gate.outbox(0, 1), 60)
+        until(self.provider.settled, 60)
         for index, raw in Reader(self.gateway.data_dir).read(self._read, 1_000_000):
             self._read = index + 1
             event = events.decode(raw)
