@@ -32,7 +32,7 @@ from bifrost.governance.entities import Budget, Kind, id_number
 from bifrost.governance.environment import make_folder
 from bifrost.identify import budget_window
 from bifrost.patterns import matches
-from bifrost.steward import Stewardship
+from bifrost.stewardship import Stewardship
 
 log = logging.getLogger("bifrost.recovery")
 STATE = "state"

@@ -9,7 +9,6 @@ also charges what dead workers left reserved.
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import threading
@@ -28,6 +27,7 @@ from bifrost.audit.observer import Observer
 from bifrost.errors import BifrostError, StoreError
 from bifrost.governance.directory import Directory
 from bifrost.governance.entities import Kind
+from bifrost.stewardship import Stewardship
 from bifrost.usage.view import UsageView
 
 log = logging.getLogger("bifrost.steward")
@@ -38,31 +38,6 @@ SWEEP_S = 2.0
 IDLE_NS = 3_600_000_000_000  # after which a counter leaves the ledger; it comes back when asked for
 SPANS = 8  # of the ledger that are looked through at a time
 KNOWN = 100_000  # owners whose names have been looked up
-
-
-class Stewardship:
-    """The lock that makes one process of a data directory its steward."""
-
-    def __init__(self, data_dir: Path) -> None:
-        self._path = data_dir / "steward.lock"
-        self._descriptor = -1
-
-    def take(self) -> bool:
-        """Tries to become the steward without waiting."""
-        descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
-        self._descriptor = descriptor
-        return True
-
-    def give_up(self) -> None:
-        """Lets another process become the steward."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
 
 
 class Steward:
