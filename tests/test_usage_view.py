@@ -171,6 +171,21 @@ def test_blocks_stay_few_and_hold_every_request_once(tmp_path: Path) -> None:
         view.close()
 
 
+def test_every_end_of_a_window_and_every_tie_is_exact(tmp_path: Path) -> None:
+    view = UsageView(tmp_path)
+    for n in range(40):
+        view.apply([(n, access(BEGIN + n // 2, cost=1))], n + 1)
+    for moment in range(21):
+        found = view.totals((), 0, BEGIN + moment), view.totals((), BEGIN + moment, FAR)
+        assert [sum(row[1][0] for row in rows) for rows in found] == [2 * moment, 40 - 2 * moment]
+    seen, page = [], view.logs(Filters(), 1)
+    while page.cursor is not None:
+        seen += [one.position for one in page.requests]
+        page = view.logs(Filters(), 1, page.cursor)
+    assert [*seen, page.requests[0].position] == list(range(39, -1, -1))
+    view.close()
+
+
 def test_what_is_too_large_for_a_sum_is_told_and_nothing_is_half_added(tmp_path: Path) -> None:
     view = UsageView(tmp_path)
     view.apply([(n, access(BEGIN, cost=1 << 60)) for n in range(7)], 7)
