@@ -120,9 +120,9 @@ def test_thresholds_are_kept_as_they_were_told(tmp_path: Path) -> None:
         for n, percent in enumerate((50, 80, 95))
     ]  # fmt: skip
     view.apply(list(enumerate(reached)), 3)
-    assert [one["threshold"] for one in view.thresholds()] == [95, 80, 50]
-    assert [one["position"] for one in view.thresholds(BEGIN + 1, BEGIN + 2)] == [1]
-    assert view.thresholds(limit=1)[0]["name"] == "core"
+    assert [one.threshold for _, one in view.thresholds()] == [95, 80, 50]
+    assert [position for position, _ in view.thresholds(BEGIN + 1, BEGIN + 2)] == [1]
+    assert view.thresholds(limit=1)[0][1].name == "core"
     view.close()
 
 

@@ -157,7 +157,7 @@ class Logs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @contextmanager
-def _view(house: House) -> Iterator[UsageView]:
+def reading(house: House) -> Iterator[UsageView]:
     """The usage view; Problem 503 while it knows too little of the log to tell the truth."""
     with closing(UsageView(house.data_dir, read_only=True)) as view:
         behind = Reader(house.data_dir).end() - view.last()
@@ -181,7 +181,7 @@ def usage(house: House, ask: Ask) -> Reply:
         until = moment_ns("until", query.until)
     rows: list[UsageRow] = []
     total = 0
-    with _view(house) as view:
+    with reading(house) as view:
         for start, row in _parts(view, by, since, until, query):
             rows.append(_row(by, start, row))
             total += row[1][5]
@@ -251,7 +251,7 @@ def logs(house: House, ask: Ask) -> Reply:
         except ValueError as error:
             raise invalid(400, [("min_cost", str(error))]) from None
     filters = Filters(request=query.request_id, **given)
-    with _view(house) as view:
+    with reading(house) as view:
         page = view.logs(filters, query.limit, query.cursor)
     items = tuple(Log(**document(one)) for one in page.requests)
     return Reply(value=Logs(items=items, limit=query.limit, next_cursor=page.cursor))
