@@ -14,6 +14,8 @@ cdef class Home:
     cdef MDB_env *env
     cdef MDB_dbi dbi
     cdef int inside             # transactions of this process
+    cdef bytes path
+    cdef const char *where      # the same, for code without the GIL
 
     cdef int open(self, bytes path, size_t map_size) except? -1
     cdef void close(self) noexcept

@@ -15,7 +15,7 @@ import os
 
 import lmdb.cpython
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -39,7 +39,10 @@ cdef uint8_t OUTBOX = 0xF0
 
 cdef extern from *:
     """
+    #include <errno.h>
     #include <sched.h>
+    #include <stdint.h>
+    #include <sys/statvfs.h>
     /* How many transactions this process has open; negative while the map is being moved. */
     static inline void home_enter(int *inside) {
         for (;;) {
@@ -54,12 +57,19 @@ cdef extern from *:
         return __atomic_compare_exchange_n(inside, &none, -(1 << 30), 0, __ATOMIC_SEQ_CST,
                                            __ATOMIC_RELAXED);
     }
+    /* LMDB answers EIO when the disk takes only a part of what it writes. */
+    static inline int home_fault(const char *path, int code) {
+        struct statvfs disk;
+        if (code != EIO || statvfs(path, &disk)) return code;
+        return (uint64_t)disk.f_bavail * disk.f_frsize < (1 << 20) ? ENOSPC : code;
+    }
     static inline void home_open(int *inside) { __atomic_add_fetch(inside, 1 << 30, __ATOMIC_SEQ_CST); }
     """
     void home_enter(int *) noexcept nogil
     void home_leave(int *) noexcept nogil
     bint home_close(int *) noexcept nogil
     void home_open(int *) noexcept nogil
+    int home_fault(const char *, int) noexcept nogil
 
 cdef const char *_missing = lm_bind(os.fsencode(lmdb.cpython.__file__))
 if _missing != NULL:
@@ -118,6 +128,8 @@ cdef class Home:
         cdef MDB_txn *txn = NULL
         cdef int dead = 0
         cdef int code
+        self.path = path
+        self.where = PyBytes_AS_STRING(path)
         settle(path + b"/lock.mdb", LOCK_SIZE)
         while True:
             code = lm.env_create(&self.env)
@@ -187,7 +199,7 @@ cdef class Home:
     cdef int commit(self, MDB_txn *txn) noexcept nogil:
         cdef int code = lm.txn_commit(txn)
         home_leave(&self.inside)
-        return code
+        return home_fault(self.where, code) if code else 0
 
     cdef void abort(self, MDB_txn *txn) noexcept nogil:
         lm.txn_abort(txn)

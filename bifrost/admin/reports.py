@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
@@ -13,13 +13,14 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from bifrost.admin.objects import Time, Usd, timestamp
-from bifrost.admin.problems import invalid
+from bifrost.admin.problems import Problem, invalid
 from bifrost.admin.queries import MOST_ROWS, Moment, Text, moment_ns
 from bifrost.admin.table import Ask, House, Operation, Reply
+from bifrost.audit.log import Reader
 from bifrost.config.settings import nano_usd
 from bifrost.money import usd
 from bifrost.usage.requests import document
-from bifrost.usage.view import Filters, Row, UsageView
+from bifrost.usage.view import FAR_BEHIND, Filters, Row, UsageView
 
 Group = Literal["team", "user", "key", "model", "customer", "provider"]
 Amount = Annotated[
@@ -157,12 +158,17 @@ class Logs(msgspec.Struct, frozen=True, kw_only=True):
 
 @contextmanager
 def reading(house: House) -> Iterator[UsageView]:
-    """The usage view for one answer."""
-    view = UsageView(house.data_dir, read_only=True)
-    try:
+    """The usage view; Problem 503 while it knows too little of the log to tell the truth."""
+    with closing(UsageView(house.data_dir, read_only=True)) as view:
+        behind = Reader(house.data_dir).end() - view.last()
+        if behind > FAR_BEHIND:
+            raise Problem(
+                503,
+                f"The usage view is being built from the log and has {behind:,} entries to go;"
+                " ask again in a minute.",
+                headers={"retry-after": "60"},
+            )
         yield view
-    finally:
-        view.close()
 
 
 def usage(house: House, ask: Ask) -> Reply:

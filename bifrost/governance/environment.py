@@ -25,7 +25,9 @@ MAP_SIZE = 1 << 38 if sys.maxsize > 1 << 32 else 1 << 29
 LEAST_MAP = 1 << 26
 READERS = 512
 LOCK_SIZE = 64 * 1024  # bytes of lock.mdb: a header and 64 for each reader
+LEAST_FREE = 1 << 20
 PATIENCE_S = 10.0
+FULL = "the disk is full, free some space; nothing was changed"
 
 
 def make_folder(path: Path) -> None:
@@ -66,9 +68,17 @@ class Environment:
             yield
         except (lmdb.Error, OSError) as error:
             why = str(error).removeprefix(f"{self.path}: ")
+            remedy = FULL if self._is_full(why) else _remedy(error)
             raise StoreError(
-                f"Cannot {what} the directory store in {self.path}: {why}; {_remedy(error)}."
+                f"Cannot {what} the directory store in {self.path}: {why}; {remedy}."
             ) from error
+
+    def _is_full(self, why: str) -> bool:
+        """Whether an I/O error is a full disk: what LMDB says when it takes a part of a page."""
+        if os.strerror(errno.EIO) not in why:
+            return False
+        disk = os.statvfs(self.path)
+        return disk.f_bavail * disk.f_frsize < LEAST_FREE
 
     def open_db(self, name: bytes) -> Any:
         """A named tree of the environment, made if it is not there."""
@@ -153,7 +163,7 @@ def _remedy(error: Exception) -> str:
     if code in (errno.ENOSPC, errno.EDQUOT) or any(
         os.strerror(full) in text for full in (errno.ENOSPC, errno.EDQUOT)
     ):
-        return "the disk is full, free some space; nothing was changed"
+        return FULL
     if os.strerror(errno.EROFS) in text:
         return "make it writable for the user who runs this"
     if os.strerror(errno.EFBIG) in text:

@@ -19,16 +19,19 @@ import msgspec
 from bifrost.audit.events import BudgetReached, Event
 from bifrost.errors import StoreError
 from bifrost.usage import files, requests, schema, sums
+from bifrost.usage.blocks import LAST_NS
 from bifrost.usage.intake import Intake
 from bifrost.usage.requests import Filters, Logged, Page
 from bifrost.usage.schema import Unusable
 from bifrost.usage.sums import GROUPS, INTERVALS, Bucket, Row
 
 __all__ = [
-    "GROUPS", "INTERVALS", "Bucket", "Filters", "Logged", "Page", "Row", "Unusable", "UsageView",
+    "FAR_BEHIND", "GROUPS", "INTERVALS", "Bucket", "Filters", "Logged", "Page", "Row", "Unusable",
+    "UsageView",
 ]  # fmt: skip
 
 log = logging.getLogger("bifrost.usage")
+FAR_BEHIND = 20_000  # entries of the log: such a view misleads, and a rebuild is worth its while
 REBUILD = "build it anew from the log with `bifrost usage rebuild`"
 
 
@@ -218,7 +221,7 @@ class UsageView:
     def thresholds(
         self,
         since_ns: int = 0,
-        until_ns: int = sums.LAST_NS,
+        until_ns: int = LAST_NS,
         limit: int = 100,
         *,
         budget: str | None = None,
@@ -235,7 +238,7 @@ class UsageView:
                 " AND (? IS NULL OR json_extract(event, '$.id') = ?"
                 " OR json_extract(event, '$.name') = ?)"
                 " ORDER BY at DESC, pos DESC LIMIT ?",
-                (max(0, since_ns), min(until_ns, sums.LAST_NS), budget, budget, owner, owner,
+                (max(0, since_ns), min(until_ns, LAST_NS), budget, budget, owner, owner,
                  owner, limit),
             ).fetchall()  # fmt: skip
         return [(pos, msgspec.json.decode(event, type=BudgetReached)) for pos, event in rows]
