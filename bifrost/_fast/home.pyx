@@ -21,7 +21,7 @@ from libc.string cimport memcpy
 
 from .ledger cimport led_cell
 from .lmdb_api cimport (
-    ENOMEM, MAP_RESIZED, NOMEMINIT, NORDAHEAD, NOSYNC, NOTFOUND, NOTLS, RDONLY,
+    EINVAL, ENOMEM, MAP_RESIZED, NOMEMINIT, NORDAHEAD, NOSYNC, NOTFOUND, NOTLS, RDONLY,
     OP_GET_CURRENT, OP_NEXT, OP_SET_RANGE, MDB_cursor, MDB_env, MDB_envinfo, MDB_txn, MDB_val, lm,
     lm_bind,
 )
@@ -138,7 +138,7 @@ cdef class Home:
             lm.env_set_mapsize(self.env, map_size)
             lm.env_set_maxreaders(self.env, READERS)
             code = lm.env_open(self.env, path, NOSYNC | NOTLS | NORDAHEAD | NOMEMINIT, 0o600)
-            if code != ENOMEM or map_size <= LEAST_MAP:
+            if (code != ENOMEM and code != EINVAL) or map_size <= LEAST_MAP:
                 break
             lm.env_close(self.env)      # as is due after a failure
             map_size //= 4

@@ -38,7 +38,7 @@ cdef extern from "lmdb.h" nogil:
     const char *lm_bind(const char *)
 
 cdef extern from "errno.h" nogil:
-    int ENOMEM
+    int EINVAL, ENOMEM
 
 cdef enum:
     NOSYNC = 0x10000

@@ -57,8 +57,9 @@ class Environment:
                 return lmdb.open(
                     str(self.path), max_dbs=16, map_size=map_size, mode=0o600, max_readers=READERS
                 )
-            except (lmdb.MemoryError, MemoryError):
-                if map_size <= LEAST_MAP:
+            except (lmdb.Error, MemoryError) as error:
+                few = (os.strerror(errno.ENOMEM), os.strerror(errno.EINVAL))
+                if map_size <= LEAST_MAP or not str(error).endswith(few):
                     raise
                 map_size //= 4
 
