@@ -196,7 +196,7 @@ class App:
         """What the compiled listener needs to serve the hot routes by itself."""
         # They need uvicorn, which only ``serve`` has for sure.
         from bifrost._fast.listener import Hall
-        from bifrost.listener import Protocol
+        from bifrost.listener import Doubt, Protocol
 
         server = self.settings.server
         return Hall(
@@ -207,6 +207,7 @@ class App:
             is_stream=is_stream,
             new_request_id=new_request_id,
             cold=Protocol,
+            doubt=Doubt,
             max_body_bytes=door.max_body_bytes,
             max_answer=MAX_ANSWER,
             ping=PING,

@@ -11,6 +11,7 @@ is not hot.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 MOST_HEAD = 65_536  # bytes of a request line with its headers, or of a body's trailers
 MOST_HEADERS = 256
+MOST_ASKED = 3  # interim answers; some clients take no more than five
+TCP_CLOSE = 7
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LINGER_S = 5.0  # that a client gets to read a refusal while it still sends
 
 TOO_LARGE = (
@@ -97,6 +101,50 @@ class JoinedTransport:
         return getattr(self._transport, name)
 
 
+class Doubt:
+    """About a client that ended its side of a connection: has it left, or does it only have no more
+    to ask? Both look the same until something is written: who left answers with a reset.
+
+    ``ask()`` writes something harmless, if there is a place for it now, and says whether it did.
+    """
+
+    __slots__ = ("_ask", "_asked", "_loop", "_pause", "_timer", "_transport")
+
+    def __init__(
+        self, transport: Any, loop: asyncio.AbstractEventLoop, ask: Callable[[], bool]
+    ) -> None:
+        self._transport, self._loop, self._ask = transport, loop, ask
+        self._asked = 0
+        self._pause = 0.002
+        self._timer: asyncio.TimerHandle | None = None
+        self._look()
+
+    def _look(self) -> None:
+        if self._transport.is_closing():
+            return
+        if _reset(self._transport.get_extra_info("socket")):
+            self._transport.abort()
+            return
+        if self._asked < MOST_ASKED and self._pause >= 0.002 * 16**self._asked:
+            self._asked += self._ask()
+        self._timer = self._loop.call_later(self._pause, self._look)
+        self._pause = min(self._pause * 2, 1.0)
+
+    def end(self) -> None:
+        """The answer is on its way, or there is nobody."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def _reset(sock: Any) -> bool:
+    """Whether the peer of a TCP socket answered with a reset."""
+    try:
+        state: bytes = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+    except (OSError, AttributeError):  # a Unix socket: there a write fails at once
+        return False
+    return state[0] == TCP_CLOSE
+
+
 class HeadTooLarge(Exception):
     """Ends the parsing of a request whose head is beyond the bounds."""
 
@@ -118,6 +166,7 @@ class Protocol(HttpToolsProtocol):
         self.began = 0.0  # the request that comes in
         self.quiet = 0  # bytes since anything was made of them
         self.last_words: bytes | None = None
+        self.doubt: Doubt | None = None
         self.joined = JoinedTransport(transport, self.loop, lambda: not self.between)
         wrapped: Any = self.joined
         super().connection_made(wrapped)
@@ -131,7 +180,25 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
         self.joined.gone()
+        if self.doubt is not None:
+            self.doubt.end()
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client sends no more; one that waits for its answer still gets it."""
+        cycle = self.cycle
+        if self.free() or not self.between or cycle.response_started:
+            return False
+        if cycle.scope["http_version"] == "1.0":  # knows no interim answers
+            return False
+        self.doubt = Doubt(self.joined, self.loop, self._ask)
+        return True
+
+    def _ask(self) -> bool:
+        if self.cycle.response_started:
+            return False
+        self.joined.write_through(CONTINUE)
+        return True
 
     # -- what comes in -------------------------------------------------------------------------
 
@@ -217,8 +284,11 @@ class Protocol(HttpToolsProtocol):
         self.touched = time.monotonic()
         last = not self.pipeline
         super().on_response_complete()
-        if last and self.last_words is not None and not self.transport.is_closing():
-            self._end()
+        if last and not self.transport.is_closing():
+            if self.last_words is not None:
+                self._end()
+            elif self.doubt is not None:
+                self.transport.close()
 
     def free(self) -> bool:
         """Whether every request it got is read and answered."""

@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 
 from tests.commands import until
 from tests.running import RunningGateway, RunningMock, configuration, message
-from tests.sockets import Wire, cold, hot, request
+from tests.sockets import Answer, Wire, chunked, cold, hot, request
 from tests.test_stream import DELTA, END, HEAD, START, Script
 
 BODY = json.dumps(message()).encode()
@@ -121,6 +122,65 @@ def test_a_body_that_keeps_coming_is_waited_for(gateway: RunningGateway) -> None
         assert wire.answer().id == "patient"
 
 
+def final(wire: Wire) -> Answer:
+    """The next answer that is not an interim one."""
+    while (answer := wire.answer()).status < 200:
+        pass
+    return answer
+
+
+LATE = ("late", "x-mock-latency-ms: 300")
+COUNT = request("POST /v1/messages/count_tokens HTTP/1.1", "x-request-id: late", body=BODY)
+CHUNKED = request(POST, "x-request-id: late", "x-mock-latency-ms: 300",
+                  "transfer-encoding: chunked", body=chunked(BODY))  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(
+    "raw",
+    [hot(*LATE), hot(*LATE, stream=True), CHUNKED, cold("late"), COUNT],
+    ids=["message", "stream", "chunked", "models", "count"],
+)
+def test_who_has_no_more_to_ask_still_gets_the_answers(
+    gateway: RunningGateway, raw: bytes, count: int
+) -> None:
+    with Wire(gateway.url) as wire:
+        wire.send(raw * count)
+        wire.socket.shutdown(socket.SHUT_WR)
+        for _ in range(count):
+            answer = final(wire)
+            assert (answer.status, answer.id) == (200, "late")
+        assert wire.closed()
+
+
+def test_a_stream_goes_on_for_who_has_no_more_to_ask(mock: RunningMock, tmp_path: Path) -> None:
+    """Only with the compiled listener; the other takes it as leaving once the answer began."""
+    gateway = RunningGateway(tmp_path, configuration(mock.url), "--listener", "native")
+    slow = hot("slow", "x-mock-chunks: 10", "x-mock-chunk-interval-ms: 50", stream=True)
+    try:
+        with Wire(gateway.url) as wire:
+            wire.send(hot("first")).answer()  # a new key is looked up by the app
+            assert wire.send(slow).head()[0] == 200
+            wire.socket.shutdown(socket.SHUT_WR)
+            body = b"".join(iter(wire.chunk, b""))
+            assert b"message_stop" in body and wire.closed()
+    finally:
+        gateway.stop()
+
+
+def test_who_leaves_before_the_answer_is_noticed(
+    gateway: RunningGateway, mock: RunningMock
+) -> None:
+    """A closed connection looks like one whose client only has no more to ask."""
+    for raw in (hot("left", "x-mock-latency-ms: 60000"), CHUNKED.replace(b" 300", b" 60000")):
+        before = mock.account()["disconnects"]
+        with Wire(gateway.url) as wire:
+            wire.send(raw)
+            until(lambda: gateway.spent()["keys:alice-dev"][1] != "0")
+        until(lambda: gateway.spent()["keys:alice-dev"][1] == "0", 20)
+        until(lambda: mock.account()["disconnects"] > before, 20)  # noqa: B023
+
+
 def reset(wire: Wire) -> None:
     """Ends the connection with a reset."""
     wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -150,9 +210,12 @@ def scripted(
 
     def make(play: Callable[[socket.socket, bytes], None]) -> RunningGateway:
         script = Script(play)
-        opened.append((script.close, RunningGateway(
-            tmp_path, configuration(script.url), "--listener", request.param)))  # fmt: skip
-        running: RunningGateway = opened[-1][1]
+        config = configuration(script.url)
+        for entities in config["governance"].values():
+            for entity in entities:
+                del entity["budgets"]  # so much text costs more
+        running = RunningGateway(tmp_path, config, "--listener", request.param)
+        opened.append((script.close, running))
         return running
 
     yield make
@@ -167,7 +230,7 @@ def resident(gateway: RunningGateway) -> int:
     return sum(one.memory_info().rss for one in found)
 
 
-PIECE = DELTA % (b"x" * 60_000)
+PIECE, SMALL = DELTA % (b"x" * 60_000), DELTA % (b"x" * 40_000)
 
 
 def test_a_client_that_does_not_read_costs_no_memory(
@@ -206,30 +269,30 @@ def test_a_client_that_does_not_read_costs_no_memory(
 def test_a_slow_client_hears_that_its_stream_broke(
     scripted: Callable[..., RunningGateway],
 ) -> None:
-    broken = threading.Event()
+    """Wherever the pieces were when it broke: with the client, in the gateway, not yet there."""
 
-    def play(connection: socket.socket, _: bytes) -> None:
+    def play(connection: socket.socket, body: bytes) -> None:
         connection.sendall(
             HEAD.replace(b"connection: close", b"transfer-encoding: chunked")
             + b"%x\r\n" % len(START) + START + b"\r\n"
         )  # fmt: skip
-        connection.settimeout(1.0)
-        try:
-            for _ in range(2000):
-                connection.sendall(b"%x\r\n" % len(PIECE) + PIECE + b"\r\n")
-        except TimeoutError:
-            broken.set()
+        connection.settimeout(0.5)
+        with suppress(TimeoutError):
+            for _ in range(json.loads(body)["max_tokens"]):
+                connection.sendall(b"%x\r\n" % len(SMALL) + SMALL + b"\r\n")
 
     gateway = scripted(play)
     with Wire(gateway.url) as wire:
-        wire.send(hot("slow", stream=True))
-        assert wire.head()[0] == 200
-        assert broken.wait(30)
-        last = piece = b""
-        while piece := wire.chunk():
-            last = (last + piece)[-2000:]
-        assert b"event: error\ndata: " in last
-        assert wire.send(cold("next")).answer().id == "next"
+        wire.send(hot("first", max_tokens=1, stream=True)).answer()
+    wires = [Wire(gateway.url) for _ in range(70)]
+    for pieces, wire in enumerate(wires, 40):
+        wire.send(hot("slow", max_tokens=pieces, stream=True))
+    time.sleep(1.5)
+    for wire in wires:
+        with wire:
+            answer = wire.answer()
+            assert b"event: error\ndata: " in answer.body[-2000:]
+            assert wire.send(cold("next")).answer().id == "next"
 
 
 def served(gateway: RunningGateway) -> int:

@@ -7,14 +7,14 @@ from .desk cimport Desk
 cdef class Hall:
     cdef public Desk desk
     cdef public dict targets
-    cdef public object pipeline, refusal, is_stream, new_request_id, cold
+    cdef public object pipeline, refusal, is_stream, new_request_id, cold, doubt
     cdef public Py_ssize_t max_body_bytes, max_answer
     cdef public double keep_alive_s, receive_s
     cdef bytes ping
 
 
 cdef class Listener(Follower):
-    cdef object config, server_state, app_state, loop, transport, parser, cold, task
+    cdef object config, server_state, app_state, loop, transport, parser, cold, task, doubt
     cdef Hall hall
     cdef int state
     cdef double touched                 # when something happened last

@@ -24,6 +24,7 @@ class Hall:
         is_stream: Callable[[Call], bool],
         new_request_id: Callable[[], str],
         cold: type[Any],
+        doubt: type[Any],
         max_body_bytes: int,
         max_answer: int,
         ping: bytes,

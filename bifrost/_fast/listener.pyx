@@ -61,11 +61,12 @@ cdef class Hall:
     ``pipeline`` has the stations of a call; ``refusal(refusal, request id, more headers)`` renders
     (status, headers, body) in the door's dialect; ``is_stream(call)`` tells kinds of answers apart.
     ``cold`` is the protocol for all that is not hot: uvicorn's with ``free``, ``refuse`` and
-    ``expire``. A client may be idle for ``keep_alive_s`` and slow with a request for ``receive_s``.
+    ``expire``; ``doubt`` finds out whether a client that sends no more is gone. A client may be idle
+    for ``keep_alive_s`` and slow with a request for ``receive_s``.
     """
 
     def __init__(self, Desk desk not None, pipeline, dict targets not None, *, refusal, is_stream,
-                 new_request_id, cold, Py_ssize_t max_body_bytes, Py_ssize_t max_answer,
+                 new_request_id, cold, doubt, Py_ssize_t max_body_bytes, Py_ssize_t max_answer,
                  bytes ping, double keep_alive_s, double receive_s):
         self.desk = desk
         self.pipeline = pipeline
@@ -74,6 +75,7 @@ cdef class Hall:
         self.is_stream = is_stream
         self.new_request_id = new_request_id
         self.cold = cold
+        self.doubt = doubt
         self.max_body_bytes = max_body_bytes
         self.max_answer = max_answer
         self.ping = ping
@@ -101,6 +103,8 @@ cdef class Listener(Follower):
     def connection_lost(self, error):
         self.lost = True
         self.server_state.connections.discard(self)
+        if self.doubt is not None:
+            self.doubt.end()
         if self.cold is not None:
             self.cold.connection_lost(error)
         cdef Call call = self.call
@@ -110,7 +114,22 @@ cdef class Listener(Follower):
         self.parser = None
 
     def eof_received(self):
-        return None
+        """The client sends no more; one that waits for its answer still gets it."""
+        if self.state == ASGI:
+            return self.cold.eof_received()
+        if self.state != BUSY:
+            return False
+        self.doubt = self.hall.doubt(self.transport, self.loop, self._ask)
+        return True
+
+    def _ask(self):
+        """Writes something that changes no answer, if it can stand here; whether it did."""
+        if self.call is None or self.write_paused:
+            return False
+        if self.answering:
+            return bool(self.silent())
+        self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return True
 
     def pause_writing(self):
         self.write_paused = True
@@ -448,6 +467,7 @@ cdef class Listener(Follower):
         cdef Call call = self.call
         if call is not None and self.streaming and call.tap.boundary and not self.write_paused:
             self._write([b"%x\r\n" % len(self.hall.ping), self.hall.ping, b"\r\n"])
+            return 1
         return 0
 
     cdef int _fail(self, error) except -1:
@@ -494,7 +514,7 @@ cdef class Listener(Follower):
         """The answer is written; the next request may come."""
         self._leave()
         self.touched = monotonic()
-        if self.closing:
+        if self.closing or self.doubt is not None and self.held is None:
             self.state = IDLE
             self.transport.close()
         elif self.held is None:
@@ -513,10 +533,12 @@ cdef class Listener(Follower):
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()
-        if self.closing:
-            self.transport.close()
-        else:
+        if not self.closing:
             self._feed(held)
+        if self.closing or self.doubt is not None and self.state < BUSY:   # the rest never comes
+            self.transport.close()
+        elif self.doubt is not None and self.state == ASGI:
+            self.cold.doubt = self.doubt
 
     # -- writing -------------------------------------------------------------------------------
 
