@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -23,6 +22,7 @@ from bifrost._fast.gate import Gate, alive
 from bifrost.audit import events
 from bifrost.audit.events import Event
 from bifrost.audit.log import Log, Reader
+from bifrost.audit.observer import Observer
 from bifrost.errors import BifrostError
 from bifrost.governance.directory import Directory
 from bifrost.governance.entities import Kind
@@ -34,16 +34,6 @@ COMMIT_S = 0.04  # events are gathered for so long, then flushed to the disk tog
 REST_S = 1.0  # after a failure
 SWEEP_S = 2.0
 KNOWN = 100_000  # owners whose names have been looked up
-
-
-class Observer(Protocol):
-    """Somebody who is told what happened and may have something to add.
-
-    Each event comes after it is on the disk, at least once: after a crash the last batch may come
-    again. What is returned is logged too. What it raises is logged and stops nobody else.
-    """
-
-    def observe(self, events: list[Event]) -> list[Event]: ...
 
 
 class Stewardship:
@@ -95,6 +85,7 @@ class Steward:
         self._observers = list(observers)
         self._cursor = self._log.folder / "observed"
         self._observed = self._last_observed() if observers else 0
+        self._resumed = False
         self._access = logging.getLogger("bifrost.access") if access_log else None
         if self._access is not None:
             self._access.setLevel(logging.INFO)  # asked for, whatever else is logged
@@ -166,13 +157,31 @@ class Steward:
             raw = self._cursor.read_bytes()
         except OSError:
             raw = b""
-        noted = int.from_bytes(raw, "little") if len(raw) == 8 else self._log.next
-        return min(noted, self._log.next)
+        if len(raw) == 8:
+            return min(int.from_bytes(raw, "little"), self._log.next)
+        try:
+            self._note_observed(self._log.next, flush=True)
+        except OSError as error:  # it is noted with the first batch
+            log.error("where observers stopped cannot be noted", extra={"error": str(error)})
+        return self._log.next
+
+    def _note_observed(self, upto: int, *, flush: bool = False) -> None:
+        """Written in place: a steward killed meanwhile leaves the old note or the new one."""
+        fd = os.open(self._cursor, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(fd, upto.to_bytes(8, "little"), 0)
+            if flush:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
 
     def _observe(self) -> int:
-        if not self._observers or self._observed >= self._log.next:
+        news = self._observed < self._log.next
+        if not news and not any(observer.waiting for observer in self._observers):
             return 0
-        found, upto = self._from(self._observed)
+        if not self._observers or not self._ready():
+            return 0
+        found, upto = self._from(self._observed) if news else ([], self._observed)
         seen = [event for _, event in found]
         told: list[Event] = []
         for observer in self._observers:
@@ -180,14 +189,27 @@ class Steward:
                 told += observer.observe(list(seen))
             except Exception as error:
                 log.error("an observer of events failed", extra={"error": repr(error)})
+        kept: list[tuple[int, Event]] = []
         if told:
             entries = [events.encode(event) for event in told]
             first = self._log.append(entries)
+            kept = list(enumerate(told, first))
             self._remember(first, entries)
             upto = self._log.next if upto == first else upto
-        self._observed = upto
-        self._cursor.write_bytes(upto.to_bytes(8, "little"))
+        for observer in self._observers:
+            observer.keep(kept)
+        if upto != self._observed:
+            self._observed = upto
+            self._note_observed(upto)
         return len(found)
+
+    def _ready(self) -> bool:
+        """Whether the observers know what was told before this steward."""
+        if not self._resumed:
+            self._resumed = all(
+                [observer.resume(self._reader, self._observed) for observer in self._observers]
+            )
+        return self._resumed
 
     # -- the usage view ------------------------------------------------------------------------
 
@@ -309,7 +331,9 @@ class Steward:
             log.error("events are left for the next start", extra={"error": str(error)})
 
     def close(self) -> None:
-        """Closes the log and the view."""
+        """Closes the log, the view and what observers hold."""
+        for observer in self._observers:
+            observer.close()
         self._log.close()
         if self._view is not None:
             self._view.close()

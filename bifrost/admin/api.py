@@ -16,7 +16,17 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from bifrost._fast.gate import GateError
-from bifrost.admin import budgets, landscape, openapi, people, prices, queries, quota, reports
+from bifrost.admin import (
+    alerts,
+    budgets,
+    landscape,
+    openapi,
+    people,
+    prices,
+    queries,
+    quota,
+    reports,
+)
 from bifrost.admin.access import Access
 from bifrost.admin.problems import Problem
 from bifrost.admin.table import Ask, House, Operation, Reply
@@ -49,6 +59,7 @@ def operations() -> list[Operation]:
         *prices.operations(),
         *landscape.operations(),
         *reports.operations(),
+        *alerts.operations(),
     ]
     return [*rows, openapi.operation(rows)]
 

@@ -106,7 +106,8 @@ def reconcile(
             "or nothing for a list"
         )
     with opened(data_dir) as (directory, gate), alone(data_dir):
-        catch_up(data_dir, gate, directory, CATCH_UP_S)  # so that the newest are known
+        if not catch_up(data_dir, gate, directory, CATCH_UP_S):
+            click.echo("The steward is behind; the newest requests are not known here.", err=True)
         books = Reconciliation(data_dir, gate, directory)
         with _progress(as_json) as told:
             books.read(told)

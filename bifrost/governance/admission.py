@@ -159,7 +159,8 @@ def _rate_limited(level: LevelLike, rate: RateLimit, found: Exhausted) -> Reques
     """The refusal of a request or token limit; ``retry_after`` is when the window lets it in."""
     what = rate.metric.replace("_", " ")
     limit = f"The {what.removesuffix('s')} limit of {level.kind} {level.name!r}"
-    allowed = f"{rate.max_limit} {what} per {rate.window}"
+    counted = what.removesuffix("s") if rate.max_limit == 1 else what
+    allowed = f"{rate.max_limit} {counted} per {rate.window}"
     kind = RequestLimited if rate.metric == "requests" else TokenLimited
     if found.retry_ns < 0:
         refusal = kind(

@@ -369,7 +369,7 @@ def test_long_rate_limit(
     run = agent.run(ANTHROPIC_AUTH_TOKEN=secret("rationed"))
     assert run.code != 0
     assert [repr(each) for each in between.seen] == [MESSAGES] * 2
-    assert "The request limit of virtual key 'rationed' is reached: 1 requests per 1h" in run.said
+    assert "The request limit of virtual key 'rationed' is reached: 1 request per 1h" in run.said
     assert sums(mock)["requests"] == 1
     books.balance("keys:rationed", *ABOVE)
 
