@@ -185,17 +185,31 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """The client sends no more; one that waits for its answer still gets it."""
-        cycle = self.cycle
-        if self.free() or not self.between or cycle.response_started:
-            return False
-        if cycle.scope["http_version"] == "1.0":  # knows no interim answers
+        """The client sends no more; one that waits for its answers still gets them."""
+        if not self.ended():
             return False
         self.doubt = Doubt(self.joined, self.loop, self._ask)
         return True
 
+    def ended(self) -> bool:
+        """Nothing more will come; says whether the connection must stay for answers."""
+        if self.joined.is_closing():
+            return False
+        if self.headed and not self.between:  # the last request will never be whole
+            if not self.pipeline:
+                return False
+            self.pipeline.popleft()
+            self.last_words = b""
+        self.between = True
+        if self.last_words is not None or self.pipeline:
+            return True
+        cycle = self.cycle
+        if cycle is None or cycle.response_started:
+            return False
+        return cycle.scope["http_version"] != "1.0"  # that one knows no interim answers
+
     def _ask(self) -> bool:
-        if self.cycle.response_started:
+        if self.pipeline or self.last_words is not None or self.cycle.response_started:
             return False
         self.joined.write_through(CONTINUE)
         return True

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import random
 import re
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -215,3 +217,35 @@ def test_both_listeners_answer_alike(gateways: Gateways, mock: RunningMock, case
         found.append((answer, seen, path))
     assert found[0] == found[1]
     assert found[0][0][0].status < 500 or "down" in case
+
+
+def statuses(url: str, raw: bytes) -> list[bytes]:
+    """How everything in ``raw`` is answered, interim answers left out."""
+    with Wire(url) as wire:
+        with suppress(OSError):
+            wire.send(raw).socket.shutdown(socket.SHUT_WR)
+        said = b""
+        with suppress(ConnectionResetError):
+            while data := wire.socket.recv(65536):
+                said += data
+    return [status for status in re.findall(rb"HTTP/1\.1 (\d+) ", said) if status != b"100"]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    kind=st.sampled_from(["hot", "cold", "chunked"]),
+    wounds=st.lists(
+        st.tuples(st.integers(0, 999), st.integers(0, 3), st.binary(max_size=3)),
+        min_size=1, max_size=3,
+    ),
+)  # fmt: skip
+def test_damaged_requests_are_understood_alike(
+    gateways: Gateways, kind: str, wounds: list[tuple[int, int, bytes]]
+) -> None:
+    raw = ROW[kind]("damaged")[0] + hot("behind")
+    for place, lost, new in wounds:
+        at = len(raw) * place // 1000
+        raw = raw[:at] + new + raw[at + lost :]
+    native, asgi = (statuses(gateways[name].url, raw) for name in LISTENERS)
+    assert native == asgi
+    assert all(status < b"500" for status in native)

@@ -48,5 +48,6 @@ cdef class Listener(Follower):
     cdef int _fail(self, error) except -1
     cdef int _leave(self) except -1
     cdef int _done(self) except -1
+    cdef bint _over(self) except -1
     cdef bytes _head(self, int status, list headers, Py_ssize_t length)
     cdef int _write(self, list parts) except -1

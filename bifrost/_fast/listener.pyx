@@ -535,10 +535,15 @@ cdef class Listener(Follower):
             self.transport.resume_reading()
         if not self.closing:
             self._feed(held)
-        if self.closing or self.doubt is not None and self.state < BUSY:   # the rest never comes
+        if self.closing or self.doubt is not None and self._over():
             self.transport.close()
-        elif self.doubt is not None and self.state == ASGI:
+
+    cdef bint _over(self) except -1:
+        """Whether nothing is due any more to a client that sends no more."""
+        if self.state == ASGI:
             self.cold.doubt = self.doubt
+            return not self.cold.ended()
+        return self.state != BUSY       # the rest of a request never comes
 
     # -- writing -------------------------------------------------------------------------------
 
