@@ -11,7 +11,7 @@ from http import HTTPStatus
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.string cimport memcmp
+from libc.string cimport memchr, memcmp
 
 from httptools import HttpRequestParser
 
@@ -49,8 +49,10 @@ cdef bytes _status_line(int status):
 
 
 cdef bint _is_1_1(bytes head) except -1:
-    cdef Py_ssize_t end = head.find(b"\r\n")
-    return end > 8 and memcmp(PyBytes_AS_STRING(head) + end - 8, b"HTTP/1.1", 8) == 0
+    """Whether the first line ends with that version; the parser has seen that it is one."""
+    cdef const char *start = PyBytes_AS_STRING(head)
+    cdef const char *end = <const char *>memchr(start, 13, PyBytes_GET_SIZE(head))
+    return end != NULL and end - start > 8 and memcmp(end - 8, b"HTTP/1.1", 8) == 0
 
 
 @cython.final
