@@ -66,6 +66,6 @@ def record(gate: Gate, action: str, kind: str, before: Any, after: Any) -> None:
         reason=reason(),
     )  # fmt: skip
     try:
-        gate.append(events.encode(event), now)
+        gate.append(events.encode(event), now, admitting=True)
     except GateError as error:
         raise StoreError(f"The change cannot be recorded, so it is not made: {error}.") from error
