@@ -10,11 +10,14 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 debug = os.environ.get("BIFROST_DEBUG") == "1"
+libraries = {"home": ["dl"]}
+for holder in ("state", "accounts", "outbox", "gate"):  # of the ledger's lock
+    libraries[holder] = ["pthread"]
 modules = [
     Extension(
         f"bifrost._fast.{path.stem}",
         [path.as_posix()],
-        libraries={"home": ["dl"], "gate": ["pthread"]}.get(path.stem, []),
+        libraries=libraries.get(path.stem, []),
         extra_compile_args=["-Og", "-g"] if debug else ["-O3", "-g0"],
         extra_link_args=[] if debug else ["-Wl,-s"],
         depends=[header.as_posix() for header in sorted(Path("bifrost/_fast").glob("*.h"))],

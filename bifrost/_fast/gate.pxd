@@ -1,8 +1,7 @@
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from .home cimport Home, home_row
-from .ledger cimport LED_SLOTS, led_answer, led_ask, led_slot, ledger
-from .lmdb_api cimport MDB_txn
+from .ledger cimport led_ask, led_slot
+from .outbox cimport Outbox
 from .timing cimport Timing
 
 
@@ -27,35 +26,11 @@ cdef class Ticket:
     cdef readonly int64_t resets_ns
 
 
-cdef class Gate:
-    cdef Home home
-    cdef ledger books
-    cdef uint64_t sequence
-    cdef int owner_fd, ledger_fd, using_fd
+cdef class Gate(Outbox):
+    cdef uint64_t sequence      # of this owner's latest reservation
     cdef list owed              # settlements that found no room
-    cdef uint32_t meter         # where the search for idle meters goes on
-    cdef uint8_t pruned[17]     # and that for old rows
-    cdef readonly uint32_t owner
-    cdef readonly str directory
-    cdef readonly bint unclean
     cdef readonly Timing gating, admitting, settling, governing
 
     cdef Ticket hold(self, Plan plan, led_ask *ask, int64_t since_ns)
     cdef int book(self, Ticket ticket, int64_t cost, int64_t input_tokens, int64_t output_tokens,
                   const char *event, size_t size, int64_t now_ns, int64_t since_ns) except -1
-    cdef int _open_ledger(self) except -1
-    cdef int _recognise(self, uint64_t fresh) except -1
-    cdef int _take_owner(self) except -1
-    cdef int _require(self) except -1
-    cdef int _locate(self, led_slot *slot, int64_t now_ns) except -1
-    cdef int _place(self, led_slot *slot, home_row *row, int64_t now_ns) except? -1
-    cdef uint32_t _retire(self, int64_t idle_since_ns, int64_t now_ns, uint32_t start,
-                          uint32_t span) except? 0xFFFFFFFF
-    cdef int _retire_meters(self, int64_t now_ns) except -1
-    cdef int _require_open(self) except -1
-    cdef bint _free_a_meter(self, int64_t now_ns) except -1
-    cdef int _give_meters(self, MDB_txn *txn, const uint32_t *idle, int n) noexcept
-    cdef int _move_out(self, MDB_txn *txn, uint32_t cell, int64_t idle_since_ns, int64_t now_ns,
-                       uint32_t *moved) noexcept
-    cdef int _spill(self) except -1
-    cdef int _ring(self, uint64_t after, int most, list found) except -1

@@ -153,7 +153,7 @@ cdef class Keyring:
             self.clear()
             return 0
         count = word_get(self.words + 2)
-        if count - self.told > RING // 2:       # part of it may be overwritten while we read
+        if count - self.told > <uint64_t>RING // 2:       # part of it may be overwritten while we read
             self.told = count
             self.clear()
             return 0
@@ -165,7 +165,7 @@ cdef class Keyring:
                 self.clear()
                 return 0
             self.changed[number] = now
-        if word_get(self.words + 2) - count > RING // 2 or len(self.changed) > CHANGES:
+        if word_get(self.words + 2) - count > <uint64_t>RING // 2 or len(self.changed) > CHANGES:
             self.clear()
         return 0
 
@@ -268,7 +268,8 @@ cdef class Keyring:
 
     cdef uint32_t _victim(self) noexcept:
         """A slot to be used again: forgotten, or not used since the hand last came by."""
-        cdef uint32_t step, found
+        cdef uint32_t found
+        cdef int step
         for step in range(STEPS):
             found = self.hand
             self.hand = (self.hand + 1) % self.used
