@@ -3,7 +3,7 @@
 Outbox -> audit log -> everything else: an event is on the disk before the outbox forgets it; the
 usage view and the observers are fed from the log. Whoever holds ``steward.lock`` is the steward: a
 process of its own under ``bifrost serve``, a thread when embedded. Workers never wait for it. It
-also charges what dead workers left reserved.
+also has the log signed and charges what dead workers left reserved.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from bifrost._fast.gate import Gate, alive
 from bifrost.audit import events
 from bifrost.audit.events import Event
 from bifrost.audit.log import Log, Reader
+from bifrost.audit.notary import Notary
 from bifrost.errors import BifrostError
 from bifrost.governance.directory import Directory
 from bifrost.governance.entities import Kind
@@ -32,6 +33,7 @@ log = logging.getLogger("bifrost.steward")
 BATCH = 2048
 COMMIT_S = 0.04  # events are gathered for so long, then flushed to the disk together
 REST_S = 1.0  # after a failure
+SIGNING_REST_S = 30.0  # after a failure to sign, which a person has to mend
 SWEEP_S = 2.0
 KNOWN = 100_000  # owners whose names have been looked up
 
@@ -90,6 +92,7 @@ class Steward:
         self._directory = directory
         self._log = Log(data_dir)
         self._reader = Reader(data_dir)
+        self._notary = Notary(data_dir)
         self._fresh: list[tuple[int, Event]] = []  # decoded, not yet in the view
         self._fresh_from = self._fresh_upto = self._log.next
         self._observers = list(observers)
@@ -125,6 +128,7 @@ class Steward:
 
     def _remember(self, first: int, entries: Sequence[bytes]) -> None:
         """Keeps new entries at hand, decoded, for the parts that are not behind."""
+        self._notary.feed(first, entries)
         decoded = self._decoded(enumerate(entries, first))
         if self._access is not None:
             for _, event in decoded:
@@ -144,6 +148,19 @@ class Steward:
             except msgspec.DecodeError:
                 log.error("an event cannot be read and is left out", extra={"entry": index})
         return decoded
+
+    def _sign(self) -> int:
+        """Lets the notary do what is due."""
+        return self._notary.work(self._log.next, self._add)
+
+    def _sign_off(self) -> int:
+        self._notary.finish(self._log.next, self._add)
+        return 0
+
+    def _add(self, entries: list[bytes]) -> int:
+        first = self._log.append(entries)
+        self._remember(first, entries)
+        return first
 
     def _from(self, start: int) -> tuple[list[tuple[int, Event]], int]:
         """Events from a log index on, and the index behind them."""
@@ -181,9 +198,7 @@ class Steward:
             except Exception as error:
                 log.error("an observer of events failed", extra={"error": repr(error)})
         if told:
-            entries = [events.encode(event) for event in told]
-            first = self._log.append(entries)
-            self._remember(first, entries)
+            first = self._add([events.encode(event) for event in told])
             upto = self._log.next if upto == first else upto
         self._observed = upto
         self._cursor.write_bytes(upto.to_bytes(8, "little"))
@@ -289,7 +304,8 @@ class Steward:
             return work()
         except Exception as error:
             log.error("the steward failed and tries again", extra={"error": str(error)})
-            self._rests[name] = time.monotonic() + REST_S
+            rest = SIGNING_REST_S if work == self._sign else REST_S
+            self._rests[name] = time.monotonic() + rest
             return 0
 
     def run(self, stop: threading.Event) -> None:
@@ -300,7 +316,7 @@ class Steward:
                 self._swept = time.monotonic()
                 self._try(self.sweep)
             moved = self._try(self._record)
-            moved += self._try(self._observe) + self._try(self._report)
+            moved += self._try(self._observe) + self._try(self._report) + self._try(self._sign)
             if moved < BATCH:
                 stop.wait(max(0.0, due - time.monotonic()))
         try:
@@ -309,7 +325,8 @@ class Steward:
             log.error("events are left for the next start", extra={"error": str(error)})
 
     def close(self) -> None:
-        """Closes the log and the view."""
+        """Has the log signed to its end, closes it and the view."""
+        self._try(self._sign_off)
         self._log.close()
         if self._view is not None:
             self._view.close()
