@@ -14,7 +14,7 @@ from pathlib import Path
 from bifrost.audit import epochs
 from bifrost.audit.epochs import Keyring
 from bifrost.audit.log import Reader
-from bifrost.audit.merkle import EMPTY, HASH, fold, leaf
+from bifrost.audit.merkle import EMPTY, HASH, fold, leaves
 from bifrost.audit.notary import Signed
 from bifrost.audit.notes import Checkpoint, NoteError, PublicKey
 from bifrost.audit.segments import segments
@@ -31,8 +31,8 @@ class Verification:
     """One verification of the log in a folder.
 
     ``kept``: a checkpoint that was kept elsewhere, as a signed note. ``key``: the public key that
-    was kept elsewhere. Raises Damaged when keys or checkpoint are beyond reading, StoreError when there
-    is nothing that could be verified, NoteError when ``kept`` is no checkpoint.
+    was kept elsewhere. Raises Damaged when keys or checkpoint are beyond reading, StoreError when
+    there is nothing that could be verified, NoteError when ``kept`` is no checkpoint.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class Verification:
         if verdict.intact:
             verdict.proved.append(
                 f"The stored tree gives the signed root, and {verdict.checked:,} of {size:,} "
-                f"entries fit it: the first and last of each segment and {SAMPLES} groups by chance."
+                f"entries fit it: first and last of each segment and {SAMPLES} groups by chance."
             )
         if verdict.checked < size:
             verdict.not_proved.append(
@@ -314,20 +314,28 @@ class Verification:
         except StoreError as error:
             verdict.found(str(error))
             return
-        row = b""
-        for index in range(start, start + count):
-            try:
-                entry = reader.read(index, 1)[0][1]
-            except (StoreError, IndexError) as error:
-                verdict.found(str(error) or f"Entry {index} is missing.", index)
-                return
-            row += leaf(entry)
+        row = self._row(reader, start, count)
         verdict.checked += len(row) // HASH
         if count == TILE and fold(stored) != tiles[tile * HASH :][:HASH]:
             verdict.found(f"The stored tree was altered at entries {start} to {start + TILE - 1}.")
         elif row != stored:
             bad = difference(row, stored)
             verdict.found(f"Entry {start + bad} is not the one that was signed.", start + bad)
+
+    def _row(self, reader: Reader, start: int, count: int) -> bytes:
+        """The hashes of entries, as far as they can be read; the first that cannot is found."""
+        try:
+            return leaves(entry for _, entry in reader.read(start, count))
+        except StoreError as error:
+            if count == 1:
+                self.verdict.found(str(error), start)
+                return b""
+        row = b""
+        for index in range(start, start + count):
+            row += self._row(reader, index, 1)
+            if len(row) != (index + 1 - start) * HASH:
+                break
+        return row
 
     def _check_mark(self, survey: Survey) -> None:
         """Entries that were acknowledged but are gone, though no checkpoint covers them."""
