@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bifrost.audit import merkle, notary
+from bifrost.audit import epochs, merkle, notary
 from bifrost.audit.epochs import Keyring
 from bifrost.audit.log import Log
 from bifrost.audit.notary import Notary, Signed
@@ -241,6 +241,21 @@ def test_a_missing_or_other_key_signs_nothing_and_is_told(tmp_path: Path) -> Non
     scribe.sign()
     scribe.close()
     assert newest(folder)[0] == 13 and examined(folder).intact
+
+
+def test_a_lost_key_is_followed_by_a_new_chain_that_is_not_the_old_one(tmp_path: Path) -> None:
+    folder = written(tmp_path, 10)
+    old = Keyring(epochs.sources(folder)).newest.key
+    (tmp_path / "audit-signing.key").unlink()
+    for name in ("keys", "tile", "checkpoint"):
+        (folder / name).rename(tmp_path / name)
+    scribe = Scribe(tmp_path)
+    scribe.add([entry(10)])
+    scribe.sign()
+    scribe.close()
+    assert newest(folder)[0] == 11 and examined(folder).intact
+    assert not examined(folder, key=old).intact
+    assert not examined(folder, kept=(tmp_path / "checkpoint").read_text()).intact
 
 
 def public_name(private: str) -> str:

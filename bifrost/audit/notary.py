@@ -221,7 +221,8 @@ class Notary:
         return self._key_file.with_name(f"{self._key_file.name}.next")
 
     def _is_old(self) -> bool:
-        return time.time() - self._key_file.stat().st_mtime >= self._epoch_s
+        old = time.time() - self._key_file.stat().st_mtime >= self._epoch_s
+        return old and os.access(self._key_file.parent, os.W_OK)  # a mounted secret stays
 
     def _hand_over(self, tree: Growth, append: Callable[[list[bytes]], int]) -> None:
         """Lets the key name a new one, sign for the last time, and be destroyed."""

@@ -52,7 +52,7 @@ def prove(folder: Path, index: int) -> str:
     if not 0 <= index < reader.end():
         raise NotFound(f"There is no entry {index}; the log has {reader.end()}.")
     if signed is None or index >= signed.checkpoint.size:
-        raise NotFound(f"Entry {index} is not yet covered by a checkpoint; one is signed a second.")
+        raise NotFound(f"Entry {index} is not yet covered by a checkpoint; wait a second.")
     [(_, entry)] = reader.read(index, 1)
     size = signed.checkpoint.size
     path = inclusion(Tiles(folder), index, size)

@@ -316,7 +316,7 @@ def show(
     origin = signed.checkpoint.origin if signed else ""
     if as_json:
         for number, entry in page.entries:
-            sys.stdout.buffer.write(extracts.line(origin, number, entry))
+            click.echo(extracts.line(origin, number, entry).decode(), nl=False)
     elif index is not None:
         _print_entry(index, page.entries[0][1], signed)
     else:
