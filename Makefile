@@ -7,7 +7,7 @@ SOURCES := $(wildcard bifrost/_fast/*.pyx bifrost/_fast/*.pxd bifrost/_fast/*.h)
 ARGS ?=
 TESTS ?= tests
 
-.PHONY: run build test test-clients check bench annotate clean
+.PHONY: run build test test-clients check count bench annotate clean
 
 run: $(VENV)/.built
 	@exec $(BIN)/bifrost serve $(ARGS)
@@ -46,6 +46,9 @@ check: $(VENV)/.checked
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_house.py
+
+count: $(VENV)/.tested
+	$(BIN)/python -m benchmarks.instructions --check $(ARGS)
 
 bench: $(VENV)/.tested
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from bifrost import recovery
 from bifrost._fast.density import Densities
 from bifrost._fast.gate import Gate, GateError
+from bifrost.alerts.thresholds import Thresholds
 from bifrost.audit import policy
 from bifrost.config.load import Stamp, stamp
 from bifrost.config.settings import Network, Provider, Settings
@@ -30,6 +32,7 @@ from bifrost.providers.table import Credential, Host
 from bifrost.routing.targets import Alias, Router
 from bifrost.steward import serve_steward
 from bifrost.upstream.pool import NetworkOptions, Origin, Upstreams
+from bifrost.webhooks.queue import enrol
 
 log = logging.getLogger("bifrost.core")
 
@@ -83,7 +86,8 @@ class Core:
         self._laying = threading.Lock()  # new lanes, one after the other
         self.generation = 0
         self._stop = threading.Event()
-        self._steward: threading.Thread | None = None
+        self._tells = self._courier = False
+        self._threads: list[threading.Thread] = []
         try:
             lanes = self._configured(settings)
             self.governor = Governor(self.identifier, self.treasury, lanes, self.refresh_prices)
@@ -95,6 +99,7 @@ class Core:
         """Swaps in a new configuration; requests under way keep the old one."""
         with self._laying:
             self.governor.lanes = self._configured(settings)
+        self._tell()
 
     def declare(self, settings: Settings) -> list[declared.Minted]:
         """Brings the declared customers, teams, users and keys into the directory."""
@@ -191,21 +196,50 @@ class Core:
         return max(0, now_ns - oldest[0][0]) if oldest else 0
 
     def start_steward(self) -> None:
-        """Offers this process as steward of the data directory, in a thread."""
-        self._steward = threading.Thread(
-            target=serve_steward,
-            args=(self.data_dir, self.gate, self.directory, self._stop),
-            kwargs={"access_log": self.settings.server.access_log},
-            name="bifrost-steward",
-            daemon=True,
+        """Offers this process as steward of the data directory, and as its courier, in threads."""
+        thresholds = Thresholds(
+            self.data_dir,
+            self.gate,
+            self.directory,
+            lambda: self.settings.alerts.budget_thresholds,
         )
-        self._steward.start()
+        self._start(
+            "bifrost-steward",
+            serve_steward,
+            (self.data_dir, self.gate, self.directory, self._stop),
+            access_log=self.settings.server.access_log,
+            observers=[thresholds],
+        )
+        self._tells = True
+        self._tell()
+
+    def _tell(self) -> None:
+        """Serves the configured webhooks; the thread begins when there are any."""
+        if not self._tells:
+            return
+        enrol(self.data_dir, self.settings.webhooks)
+        if self.settings.webhooks and not self._courier:
+            from bifrost.webhooks.courier import serve_webhooks  # brings in aiohttp
+
+            self._courier = True
+            self._start(
+                "bifrost-webhooks",
+                serve_webhooks,
+                (self.data_dir, lambda: self.settings.webhooks, self._stop),
+            )
+
+    def _start(
+        self, name: str, work: Callable[..., None], given: tuple[Any, ...], **more: Any
+    ) -> None:
+        thread = threading.Thread(target=work, args=given, kwargs=more, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def close(self) -> None:
-        """Stops the steward, flushes and closes the stores."""
+        """Stops the steward and the courier, flushes and closes the stores."""
         self._stop.set()
-        if self._steward is not None:
-            self._steward.join(10)
+        for thread in self._threads:
+            thread.join(10)
         self.gate.close()
         self.directory.close()
 

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -24,6 +23,7 @@ from bifrost.audit import events
 from bifrost.audit.events import Event
 from bifrost.audit.log import Log, Reader
 from bifrost.audit.notary import Notary
+from bifrost.audit.observer import Observer
 from bifrost.errors import BifrostError
 from bifrost.governance.directory import Directory
 from bifrost.governance.entities import Kind
@@ -36,16 +36,6 @@ REST_S = 1.0  # after a failure
 SIGNING_REST_S = 30.0  # after a failure to sign, which a person has to mend
 SWEEP_S = 2.0
 KNOWN = 100_000  # owners whose names have been looked up
-
-
-class Observer(Protocol):
-    """Somebody who is told what happened and may have something to add.
-
-    Each event comes after it is on the disk, at least once: after a crash the last batch may come
-    again. What is returned is logged too. What it raises is logged and stops nobody else.
-    """
-
-    def observe(self, events: list[Event]) -> list[Event]: ...
 
 
 class Stewardship:
@@ -98,6 +88,7 @@ class Steward:
         self._observers = list(observers)
         self._cursor = self._log.folder / "observed"
         self._observed = self._last_observed() if observers else 0
+        self._resumed = False
         self._access = logging.getLogger("bifrost.access") if access_log else None
         if self._access is not None:
             self._access.setLevel(logging.INFO)  # asked for, whatever else is logged
@@ -183,13 +174,31 @@ class Steward:
             raw = self._cursor.read_bytes()
         except OSError:
             raw = b""
-        noted = int.from_bytes(raw, "little") if len(raw) == 8 else self._log.next
-        return min(noted, self._log.next)
+        if len(raw) == 8:
+            return min(int.from_bytes(raw, "little"), self._log.next)
+        try:
+            self._note_observed(self._log.next, flush=True)
+        except OSError as error:  # it is noted with the first batch
+            log.error("where observers stopped cannot be noted", extra={"error": str(error)})
+        return self._log.next
+
+    def _note_observed(self, upto: int, *, flush: bool = False) -> None:
+        """Written in place: a steward killed meanwhile leaves the old note or the new one."""
+        fd = os.open(self._cursor, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(fd, upto.to_bytes(8, "little"), 0)
+            if flush:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
 
     def _observe(self) -> int:
-        if not self._observers or self._observed >= self._log.next:
+        news = self._observed < self._log.next
+        if not news and not any(observer.waiting for observer in self._observers):
             return 0
-        found, upto = self._from(self._observed)
+        if not self._observers or not self._ready():
+            return 0
+        found, upto = self._from(self._observed) if news else ([], self._observed)
         seen = [event for _, event in found]
         told: list[Event] = []
         for observer in self._observers:
@@ -197,12 +206,25 @@ class Steward:
                 told += observer.observe(list(seen))
             except Exception as error:
                 log.error("an observer of events failed", extra={"error": repr(error)})
+        kept: list[tuple[int, Event]] = []
         if told:
             first = self._add([events.encode(event) for event in told])
+            kept = list(enumerate(told, first))
             upto = self._log.next if upto == first else upto
-        self._observed = upto
-        self._cursor.write_bytes(upto.to_bytes(8, "little"))
+        for observer in self._observers:
+            observer.keep(kept)
+        if upto != self._observed:
+            self._observed = upto
+            self._note_observed(upto)
         return len(found)
+
+    def _ready(self) -> bool:
+        """Whether the observers know what was told before this steward."""
+        if not self._resumed:
+            self._resumed = all(
+                [observer.resume(self._reader, self._observed) for observer in self._observers]
+            )
+        return self._resumed
 
     # -- the usage view ------------------------------------------------------------------------
 
@@ -266,7 +288,7 @@ class Steward:
                 living[owner] = owner == self._gate.owner or alive(self._state, owner)
             if living[owner]:
                 continue
-            event = self._orphan(note, amount, created)
+            event = events.unsettled(note, amount, created)
             charged += self._gate.reclaim(owner, sequence, events.encode(event), time.time_ns())
         for owner, lives in living.items():
             if not lives:
@@ -274,19 +296,6 @@ class Steward:
         if charged:
             log.warning("charged reservations of a dead worker", extra={"count": charged})
         return charged
-
-    @staticmethod
-    def _orphan(note: bytes, amount: int, created: int) -> events.ModelAccess:
-        event: Event | None
-        try:
-            event = events.decode(note)
-        except msgspec.DecodeError:
-            event = None
-        if not isinstance(event, events.ModelAccess):
-            event = events.ModelAccess(at=created, request="", key="", outcome="unsettled")
-        event.at, event.cost, event.reserved = created, amount, amount
-        event.outcome, event.source = "unsettled", "reserved"
-        return event
 
     # -- working -------------------------------------------------------------------------------
 
@@ -325,8 +334,10 @@ class Steward:
             log.error("events are left for the next start", extra={"error": str(error)})
 
     def close(self) -> None:
-        """Has the log signed to its end, closes it and the view."""
+        """Has the log signed to its end; closes it, the view and what observers hold."""
         self._try(self._sign_off)
+        for observer in self._observers:
+            observer.close()
         self._log.close()
         if self._view is not None:
             self._view.close()

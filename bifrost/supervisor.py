@@ -6,25 +6,25 @@ no store open, so that nothing is shared over a fork but the socket.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
 import os
 import select
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 
 from bifrost import binding, logs, succession
+from bifrost.alerts.thresholds import Thresholds
 from bifrost.app import App, needs_mock, with_mock_url
 from bifrost.audit.policy import acting
+from bifrost.child import SIGNALS, Child
 from bifrost.config.load import Stamp, load, stamp, with_default_providers
 from bifrost.config.settings import Settings
 from bifrost.core import open_gate, stores
@@ -33,62 +33,12 @@ from bifrost.governance import declared
 from bifrost.governance.directory import Directory
 from bifrost.metering.catalogue import Catalogue
 from bifrost.steward import serve_steward
+from bifrost.webhooks.queue import enrol
 
 log = logging.getLogger("bifrost.supervisor")
-PR_SET_PDEATHSIG = 1
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 POLL_S = 0.2
 YOUNG_S = 2.0  # a child that lived shorter than this is restarted with a pause
 GRACE_S = 5.0  # beyond the streams' own time, before a child is killed
-
-
-class Child:
-    """A forked process: how to start it again and since when it runs."""
-
-    def __init__(self, name: str, body: Callable[[], None], pid: int = 0) -> None:
-        self.name = name
-        self.body = body
-        self.pid = pid
-        self.since = 0.0
-        self.not_before = 0.0
-
-    def start(self) -> None:
-        """Forks; the child runs its body and exits, it never returns."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        parent = os.getpid()
-        # Held back over the fork: a signal meant for the child must not meet our own handlers.
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
-            self.pid = os.fork()
-            self.since = time.monotonic()
-            if self.pid == 0:
-                self._run(parent)
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-
-    def _run(self, parent: int) -> NoReturn:
-        code = 1
-        try:
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() == parent:
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
-                # Ctrl-C reaches the whole group; the supervisor decides who ends when.
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
-                signal.signal(signal.SIGHUP, signal.SIG_IGN)
-                signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-                self.body()
-                code = 0
-        except KeyboardInterrupt:
-            code = 0
-        except BifrostError as error:
-            log.error("%s cannot run: %s", self.name, error)
-        except BaseException:
-            log.exception("%s failed", self.name)
-        finally:
-            logging.shutdown()
-            os._exit(code)
 
 
 class Supervisor:
@@ -174,7 +124,9 @@ class Supervisor:
             Child(f"worker {n + 1}", lambda: self._worker(sock))
             for n in range(self.settings.server.workers)
         ]
-        for child in (steward, *workers):
+        enrol(self.data_dir, self.settings.webhooks)
+        couriers = [Child("webhooks", self._courier)] if self.settings.webhooks else []
+        for child in (steward, *workers, *couriers):
             child.start()
             self.children.append(child)
         succession.note_pid(self.data_dir)
@@ -219,7 +171,8 @@ class Supervisor:
         self._signals = [number for number in self._signals if number != signal.SIGUSR2]
         if not succession.sound(self.source):
             return
-        stewards = [child.pid for child in self.children if child.name == "steward" and child.pid]
+        names = ("steward", "webhooks")  # there is one of each at a time
+        stewards = [child.pid for child in self.children if child.name in names and child.pid]
         mock = [child.pid for child in self.children if child.name == "mock provider"]
         workers = [child.pid for child in self.children if child.name.startswith("worker")]
         left = succession.Inheritance(
@@ -267,11 +220,29 @@ class Supervisor:
         except (BifrostError, OSError) as error:
             log.error("the new configuration is not used", extra={"error": str(error)})
             return
-        server = self.settings.server
-        self.settings = self._complete(msgspec.structs.replace(loaded, server=server))
+        old = self.settings
+        self.settings = self._complete(msgspec.structs.replace(loaded, server=old.server))
+        self._renew(old)
         for child in self.children:
             if child.name.startswith("worker") and child.pid:
                 os.kill(child.pid, signal.SIGHUP)
+
+    def _renew(self, old: Settings) -> None:
+        """Children that do not read the file by themselves begin anew where it concerns them."""
+        if old.alerts != self.settings.alerts:
+            self._end("steward")  # and is replaced
+        if old.webhooks != self.settings.webhooks:
+            enrol(self.data_dir, self.settings.webhooks)
+            self._end("webhooks")
+            self.children = [child for child in self.children if child.name != "webhooks"]
+            if self.settings.webhooks:
+                self.children.append(Child("webhooks", self._courier))
+
+    def _end(self, name: str) -> None:
+        for child in self.children:
+            if child.name == name and child.pid:
+                os.kill(child.pid, signal.SIGTERM)
+                self._await(child, time.monotonic() + GRACE_S)
 
     def _stop(self) -> int:
         """Lets workers finish, then the steward drain; kills what does not end in time."""
@@ -312,11 +283,22 @@ class Supervisor:
         directory = Directory(self.data_dir)
         gate = open_gate(self.data_dir, directory)
         try:
+            percents = self.settings.alerts.budget_thresholds
+            thresholds = Thresholds(self.data_dir, gate, directory, lambda: percents)
             access = self.settings.server.access_log
-            serve_steward(self.data_dir, gate, directory, stop, access_log=access)
+            serve_steward(
+                self.data_dir, gate, directory, stop, access_log=access, observers=[thresholds]
+            )
         finally:
             gate.close()
             directory.close()
+
+    def _courier(self) -> None:
+        from bifrost.webhooks.courier import serve_webhooks  # brings in aiohttp
+
+        stop = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        serve_webhooks(self.data_dir, lambda: self.settings.webhooks, stop)
 
     def _worker(self, sock: socket.socket) -> None:
         import uvicorn

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 import uvloop
 
-from benchmarks import nginx
+from benchmarks import nginx, view
 from benchmarks.__main__ import RESULTS, options
 from benchmarks.cases import Case, cases, paced
 from benchmarks.load import Load, Target
@@ -239,3 +239,18 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path, number: int) -
     assert not inside(tmp_path)
     assert not list(tmp_path.glob("*bench*"))
     assert not (tmp_path / "out").exists()
+
+
+def test_the_usage_view_is_filled_and_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "log").mkdir()
+    view.rebuilt(tmp_path / "log", 300)
+    assert "rebuild: 300 entries" in capsys.readouterr().out
+    filled = view.UsageView(tmp_path)
+    for batch in view.batches(1500, view.DAYS, 256):
+        filled.apply(batch, batch[-1][0] + 1)
+    filled.close()
+    found = {name: view.timed(question, 1)[3] for name, question in view.questions(tmp_path)}
+    assert found["logs, 100 by no filter"] == found["/api/logs, 100"] == 100
+    assert found["totals by model, 89 days"] == len(view.MODELS)

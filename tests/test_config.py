@@ -117,6 +117,8 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`budgets[]`": specs.BudgetSpec,
     "`rate_limits[]`": specs.RateLimitSpec,
     "`prices`": specs.Prices,
+    "`alerts`": specs.Alerts,
+    "`webhooks[]`": specs.Webhook,
 }
 
 

@@ -210,7 +210,19 @@ class Watcher:
 
     def __init__(self, *, failing: bool = False) -> None:
         self.seen: list[events.Event] = []
+        self.kept: list[int] = []
         self.failing = failing
+
+    waiting = False
+
+    def resume(self, reader: Reader, since: int) -> bool:
+        return True
+
+    def keep(self, told: list[tuple[int, events.Event]]) -> None:
+        self.kept += [index for index, _ in told]
+
+    def close(self) -> None:
+        pass
 
     def observe(self, told: list[events.Event]) -> list[events.Event]:
         self.seen += told
@@ -238,6 +250,7 @@ def test_observers_see_each_logged_event_and_their_own_are_logged(house: House) 
     assert [event.cost for event in watcher.seen if isinstance(event, events.ModelAccess)] == [7, 2]
     kinds = [type(event).__name__ for event in house.logged()]
     assert kinds == ["ModelAccess"] * 3 + ["BudgetReached"]
+    assert watcher.kept == [3]
     assert house.totals()[0][1][5] == 10
     house.happened(cost=3)
     house.drained()  # by a steward without observers, such as a report's

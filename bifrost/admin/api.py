@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from bifrost._fast.gate import GateError
 from bifrost.admin import (
+    alerts,
     audit_logs,
     budgets,
     landscape,
@@ -59,6 +60,7 @@ def operations() -> list[Operation]:
         *prices.operations(),
         *landscape.operations(),
         *reports.operations(),
+        *alerts.operations(),
         *audit_logs.operations(),
     ]
     return [*rows, openapi.operation(rows)]

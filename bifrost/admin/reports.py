@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
@@ -13,13 +13,14 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from bifrost.admin.objects import Time, Usd, timestamp
-from bifrost.admin.problems import invalid
+from bifrost.admin.problems import Problem, invalid
 from bifrost.admin.queries import MOST_ROWS, Moment, Text, moment_ns
 from bifrost.admin.table import Ask, House, Operation, Reply
+from bifrost.audit.log import Reader
 from bifrost.config.settings import nano_usd
 from bifrost.money import usd
 from bifrost.usage.requests import document
-from bifrost.usage.view import Filters, Row, UsageView
+from bifrost.usage.view import FAR_BEHIND, Filters, Row, UsageView
 
 Group = Literal["team", "user", "key", "model", "customer", "provider"]
 Amount = Annotated[
@@ -156,12 +157,18 @@ class Logs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @contextmanager
-def _view(house: House) -> Iterator[UsageView]:
-    view = UsageView(house.data_dir, read_only=True)
-    try:
+def reading(house: House) -> Iterator[UsageView]:
+    """The usage view; Problem 503 while it knows too little of the log to tell the truth."""
+    with closing(UsageView(house.data_dir, read_only=True)) as view:
+        behind = Reader(house.data_dir).end() - view.last()
+        if behind > FAR_BEHIND:
+            raise Problem(
+                503,
+                f"The usage view is being built from the log and has {behind:,} entries to go;"
+                " ask again in a minute.",
+                headers={"retry-after": "60"},
+            )
         yield view
-    finally:
-        view.close()
 
 
 def usage(house: House, ask: Ask) -> Reply:
@@ -174,7 +181,7 @@ def usage(house: House, ask: Ask) -> Reply:
         until = moment_ns("until", query.until)
     rows: list[UsageRow] = []
     total = 0
-    with _view(house) as view:
+    with reading(house) as view:
         for start, row in _parts(view, by, since, until, query):
             rows.append(_row(by, start, row))
             total += row[1][5]
@@ -244,7 +251,7 @@ def logs(house: House, ask: Ask) -> Reply:
         except ValueError as error:
             raise invalid(400, [("min_cost", str(error))]) from None
     filters = Filters(request=query.request_id, **given)
-    with _view(house) as view:
+    with reading(house) as view:
         page = view.logs(filters, query.limit, query.cursor)
     items = tuple(Log(**document(one)) for one in page.requests)
     return Reply(value=Logs(items=items, limit=query.limit, next_cursor=page.cursor))

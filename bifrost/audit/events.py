@@ -276,6 +276,20 @@ def decode(raw: bytes) -> Event:
     return event
 
 
+def unsettled(note: bytes, amount: int, created: int) -> ModelAccess:
+    """What becomes of a reservation whose owner died: charged in full, as ``note`` opened it."""
+    event: Event | None
+    try:
+        event = decode(note)
+    except msgspec.DecodeError:
+        event = None
+    if not isinstance(event, ModelAccess):
+        event = ModelAccess(at=created, request="", key="", outcome="unsettled")
+    event.at, event.cost, event.reserved = created, amount, amount
+    event.outcome, event.source = "unsettled", "reserved"
+    return event
+
+
 def sequenced(raw: bytes, sequence: int) -> bytes:
     """The entry of an event from the outbox: its number first, then the event's own members.
 

@@ -19,6 +19,8 @@ COMMANDS = {
     "teams": "bifrost.cli.entities:teams",
     "users": "bifrost.cli.entities:users",
     "budgets": "bifrost.cli.budgets:budgets",
+    "alerts": "bifrost.cli.alerts:alerts",
+    "webhooks": "bifrost.cli.webhooks:webhooks",
     "usage": "bifrost.cli.usage:usage",
     "logs": "bifrost.cli.logs:logs",
     "reconcile": "bifrost.cli.reconcile:reconcile",

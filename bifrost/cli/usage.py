@@ -20,12 +20,11 @@ from bifrost.governance.entities import Kind
 from bifrost.money import dollars, usd
 from bifrost.steward import Stewardship, catch_up
 from bifrost.usage.rebuild import rebuild, waiting
-from bifrost.usage.view import GROUPS, INTERVALS, Row, UsageView
+from bifrost.usage.view import FAR_BEHIND, GROUPS, INTERVALS, Row, UsageView
 
 SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 COLUMNS = ("requests", "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens")
 CATCH_UP_S = 5.0
-FAR_BEHIND = 50_000  # entries of the log, worth a rebuild with a progress bar
 KINDS: tuple[Kind, ...] = ("customer", "team", "user", "virtual_key")
 LAST_S = 9_223_372_036  # the last second whose nanoseconds fit into 63 bits
 

@@ -23,7 +23,9 @@ from bifrost.config.settings import (
     TeamSpec,
     UserSpec,
     VirtualKeySpec,
+    Webhook,
     instant_ns,
+    signing_key,
     span_ns,
 )
 from bifrost.patterns import matches
@@ -35,6 +37,7 @@ _PROVIDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MODEL = re.compile(r"[A-Za-z0-9._:/@+~=-]+")
 _PATTERN = re.compile(r"[A-Za-z0-9._:/@+~=*?-]+")
 _VIRTUAL_KEY = re.compile(r"sk-bf-[A-Za-z0-9_-]{32,}")
+_PROXY = "expected an http or https address, such as 'http://host:3128'"
 _LOCAL = ("localhost", "127.", "::1")
 
 
@@ -46,6 +49,8 @@ def check(settings: Settings, findings: Findings) -> None:
     for pattern, targets in settings.models.items():
         _route(pattern, targets, known, findings)
     _governance(settings.governance, known, findings)
+    _alerts(settings.alerts.budget_thresholds, findings)
+    _webhooks(settings.webhooks, findings)
     if settings.help_url and not _address(settings.help_url, query=True):
         findings.add("help_url", "expected an http or https address")
 
@@ -81,11 +86,39 @@ def _network(place: str, network: Network, keys: bool, findings: Findings) -> No
         if not host.startswith(_LOCAL):
             findings.warn(inside(place, "base_url"), "http sends the provider's keys in the clear")
     if network.proxy and not _address(network.proxy, user=True):
-        findings.add(
-            inside(place, "proxy"), "expected an http or https address, such as 'http://host:3128'"
-        )
+        findings.add(inside(place, "proxy"), _PROXY)
     if not network.verify:
         findings.warn(inside(place, "verify"), "the provider's certificate is not checked")
+
+
+def _alerts(percents: tuple[int, ...], findings: Findings) -> None:
+    place = "alerts.budget_thresholds"
+    for index, percent in enumerate(percents):
+        if percent in percents[:index] and inside(place, index) not in findings.places:
+            findings.add(inside(place, index), f"{percent} is given more than once")
+
+
+def _webhooks(webhooks: tuple[Webhook, ...], findings: Findings) -> None:
+    _names("webhooks", webhooks, findings)
+    for index, hook in enumerate(webhooks):
+        place = f"webhooks[{index}]"
+        if hook.url and not _address(hook.url, query=True):
+            findings.add(f"{place}.url", "expected an http or https address without user, password")
+        elif hook.url.lower().startswith("http:"):
+            if not (urlsplit(hook.url).hostname or "").startswith(_LOCAL):
+                findings.warn(f"{place}.url", "http lets others read what is told")
+        if hook.proxy and not _address(hook.proxy, user=True):
+            findings.add(f"{place}.proxy", _PROXY)
+        if not hook.events and f"{place}.events" not in findings.places:
+            findings.add(f"{place}.events", "needs at least one event")
+        secrets = {f"{place}.secret": hook.secret}
+        secrets |= {f"{place}.old_secrets[{n}]": old for n, old in enumerate(hook.old_secrets)}
+        for here, secret in secrets.items():
+            try:
+                if secret:
+                    signing_key(secret)
+            except ValueError as error:
+                findings.add(here, str(error))
 
 
 def _address(url: str, *, user: bool = False, query: bool = False) -> bool:

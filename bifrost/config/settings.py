@@ -8,64 +8,18 @@ messages expect in place of the type.
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-MONEY = re.compile(r"([0-9]{1,10})(?:\.([0-9]{1,9}))?")
-DURATION = re.compile(r"([1-9][0-9]{0,2}|1000)[mhdwMQY]")
-WINDOW = re.compile(r"([1-9][0-9]{0,4})([smhd])")
-MOST_WINDOW_S = 31 * 86_400
-_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-MOST_USD = 1_000_000_000
-_TIME = re.compile(
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9})[0-9]*)?"
-    r"([Zz]|[+-][0-9]{2}:[0-9]{2})"
-)
-
-
-def nano_usd(amount: str | int) -> int:
-    """An amount in USD ("75", "75.00", 75) as int nano-USD; ValueError if it is not one."""
-    shape = MONEY.fullmatch(str(amount))
-    if shape is None:
-        raise ValueError("expected an amount in USD such as '75.00', at most 9 decimals")
-    nanos = int(shape[1]) * 1_000_000_000 + int((shape[2] or "").ljust(9, "0"))
-    if nanos > MOST_USD * 1_000_000_000:
-        raise ValueError(f"expected at most {MOST_USD} USD")
-    return nanos
-
-
-def span_ns(text: str) -> int:
-    """The length in ns of a rate limit's window, ``<n>`` and s, m, h or d; ValueError if none."""
-    shape = WINDOW.fullmatch(text)
-    if shape is None or int(shape[1]) * _SECONDS[shape[2]] > MOST_WINDOW_S:
-        raise ValueError(
-            "expected a number and one of s m h d (seconds, minutes, hours, days), at most 31d,"
-            f" such as '1m', got {text[:24]!r}"
-        )
-    return int(shape[1]) * _SECONDS[shape[2]] * 1_000_000_000
-
-
-def instant_ns(text: str) -> int:
-    """An RFC 3339 time as int nanoseconds since the Unix epoch; ValueError if it is not one."""
-    shape = _TIME.fullmatch(text)
-    try:
-        if shape is None:
-            raise ValueError
-        offset = "+00:00" if shape[4] in "Zz" else shape[4]
-        moment = datetime.fromisoformat(f"{shape[1]}T{shape[2]}{offset}")
-        seconds = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
-        if not 1700 < moment.year < 2262:  # what 63 bits of nanoseconds hold
-            raise ValueError
-    except (ValueError, OverflowError):
-        raise ValueError(
-            "expected a time with its offset, such as '2027-01-31T12:00:00Z' (RFC 3339), in a year"
-            " from 1701 to 2261"
-        ) from None
-    return seconds * 1_000_000_000 + int((shape[3] or "").ljust(9, "0"))
+from bifrost.config.values import DURATION as DURATION
+from bifrost.config.values import MOST_USD as MOST_USD
+from bifrost.config.values import WINDOW
+from bifrost.config.values import instant_ns as instant_ns
+from bifrost.config.values import nano_usd as nano_usd
+from bifrost.config.values import signing_key as signing_key
+from bifrost.config.values import span_ns as span_ns
 
 
 def _or_reference(pattern: str) -> dict[str, object]:
@@ -352,6 +306,50 @@ class Prices(Spec, frozen=True, kw_only=True):
     ] = "refuse"
 
 
+class Alerts(Spec, frozen=True, kw_only=True):
+    """When somebody is told of spending."""
+
+    budget_thresholds: Annotated[
+        tuple[Annotated[int, Meta(ge=1, le=100)], ...],
+        Meta(description="Percent of a budget at which an event is told, once per window."),
+    ] = (50, 80, 95, 100)
+
+
+class Webhook(Spec, frozen=True, kw_only=True):
+    """Who is told of events by HTTP, in the form of Standard Webhooks.
+
+    ``repr`` shows neither address nor secrets.
+    """
+
+    name: Annotated[Name, Meta(description="Unique; what is under way is kept under it.")]
+    url: Annotated[
+        Secret, Meta(description="http(s) address that takes the messages; not shown again.")
+    ]
+    secret: Annotated[
+        Secret, Meta(description="whsec_ and 24 to 64 bytes in base64; best as env.NAME.")
+    ]
+    old_secrets: Annotated[
+        tuple[Secret, ...],
+        Meta(description="Secrets that sign too, while the receiver changes to the new one."),
+    ] = ()
+    events: Annotated[
+        tuple[Literal["budget.threshold"], ...], Meta(description="What it is told.")
+    ] = ("budget.threshold",)
+    timeout_s: Annotated[
+        float, Meta(gt=0, le=60, description="Seconds the receiver has to answer.")
+    ] = 15.0
+    proxy: Annotated[
+        Secret | None, Meta(description="http(s) proxy to go through; may hold user:password@.")
+    ] = None
+    ca_file: Annotated[
+        FilePath | None,
+        Meta(description="PEM file of authorities trusted instead of the system's."),
+    ] = None
+
+    def __repr__(self) -> str:
+        return f"Webhook(name={self.name!r}, …)"
+
+
 class Settings(Spec, frozen=True, kw_only=True):
     """The configuration of a Bifrost gateway."""
 
@@ -366,6 +364,10 @@ class Settings(Spec, frozen=True, kw_only=True):
     ] = {}
     governance: Annotated[Governance, Meta(description="Who may spend how much.")] = Governance()
     prices: Annotated[Prices, Meta(description="What models cost.")] = Prices()
+    alerts: Annotated[Alerts, Meta(description="When somebody is told.")] = Alerts()
+    webhooks: Annotated[
+        tuple[Webhook, ...], Meta(description="Who is told of events by HTTP.")
+    ] = ()
     data_dir: Annotated[FilePath | None, Meta(description="Where the gateway keeps its state.")] = (
         None
     )

@@ -12,33 +12,20 @@ from typing import Any
 import msgspec
 
 from bifrost.audit.events import BudgetReached, Event, ModelAccess, PolicyChange, Reconciled
-from bifrost.usage.schema import BLOCK, CLASS, DETAIL, HOUR, REQUEST, SPANS
+from bifrost.usage.blocks import Writer
+from bifrost.usage.schema import CLASS, DETAIL, PARTIES, REQUEST, STRETCH, TARGETS
 
 REMEMBERED = 100_000
-TAIL = 8_192  # requests that wait for their cells; readers sum up this many one by one
 
 _ADD_REQUEST = f"INSERT INTO requests VALUES ({','.join('?' * (len(REQUEST) + 3))})"
-_GROW_CELL = """
-ON CONFLICT (hours, start, class) DO UPDATE SET
-  requests = requests + excluded.requests, input = input + excluded.input,
-  cache_read = cache_read + excluded.cache_read, cache_write = cache_write + excluded.cache_write,
-  output = output + excluded.output, cost = cost + excluded.cost,
-  dearest = max(dearest, excluded.dearest)
-"""
-_ADD_CELL = f"INSERT INTO cells VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) {_GROW_CELL}"
-_TAIL_BY_HOUR = f"""
-SELECT at / {HOUR}, class, COUNT(*), SUM(in_fresh + in_tool), SUM(in_cache_read),
-  SUM(in_cache_w5m + in_cache_w1h), SUM(out_text + out_think), SUM(cost), MAX(cost)
-FROM requests WHERE pos >= ? GROUP BY 1, 2
-"""
 FIND_REQUEST = f"""
-WITH RECURSIVE blocks (block) AS (
-  SELECT MAX({BLOCK}) FROM requests
+WITH RECURSIVE stretches (stretch) AS (
+  SELECT MAX({STRETCH}) FROM requests
   UNION ALL
-  SELECT (SELECT MAX({BLOCK}) FROM requests WHERE {BLOCK} < blocks.block) FROM blocks
-  WHERE blocks.block IS NOT NULL
+  SELECT (SELECT MAX({STRETCH}) FROM requests WHERE {STRETCH} < stretches.stretch) FROM stretches
+  WHERE stretches.stretch IS NOT NULL
 )
-SELECT pos FROM blocks CROSS JOIN requests ON {BLOCK} = blocks.block AND request = ?
+SELECT pos FROM stretches CROSS JOIN requests ON {STRETCH} = stretches.stretch AND request = ?
 """
 
 
@@ -76,16 +63,19 @@ class Intake:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
+        self._parties = Dictionary(db, "parties", PARTIES)
+        self._targets = Dictionary(db, "targets", TARGETS)
         self._classes = Dictionary(db, "classes", CLASS)
         self._details = Dictionary(db, "details", DETAIL)
+        self._blocks = Writer(db)
         self._rows: list[tuple[Any, ...]] = []
-        self._tail = -1  # its length, -1 when it must be counted
+        self._told: list[tuple[int, int, int, int, int, int, int, int]] = []
 
     def take(self, entries: Iterable[tuple[int, Event]], upto: int) -> None:
         """Adds what is not there yet and moves ``next`` to ``upto``, in one transaction."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            after, rolled = self._db.execute("SELECT next, rolled FROM progress").fetchone()
+            after = self._db.execute("SELECT next FROM progress").fetchone()[0]
             newest = self._newest()
             for index, event in entries:
                 if isinstance(event, ModelAccess):
@@ -95,13 +85,12 @@ class Intake:
                     self._other(index, event)
             self._flush()
             self._db.execute("UPDATE progress SET next = ?", (max(after, upto),))
-            self._roll_up(rolled)
             self._db.execute("COMMIT")
         except BaseException:
             self._rows.clear()
-            self._tail = -1
-            self._classes.forget()
-            self._details.forget()
+            self._told.clear()
+            for known in (self._parties, self._targets, self._classes, self._details, self._blocks):
+                known.forget()
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
@@ -129,11 +118,13 @@ class Intake:
                 "INSERT OR IGNORE INTO thresholds VALUES (?, ?, ?)", (index, event.at, shown)
             )
 
+    def _class(self, e: ModelAccess | Reconciled, outcome: str, status: int, code: str) -> int:
+        party = self._parties.number((e.key, e.user or "", e.team or "", e.customer or ""))
+        target = self._targets.number((e.model or "", e.provider or ""))
+        return self._classes.number((party, target, outcome, status, code))
+
     def _model(self, index: int, e: ModelAccess) -> None:
-        kind = self._classes.number(
-            (e.key, e.user or "", e.team or "", e.customer or "", e.model or "", e.provider or "",
-             e.outcome, e.status, e.code or "")
-        )  # fmt: skip
+        kind = self._class(e, e.outcome, e.status, e.code or "")
         detail = self._details.number(
             (e.asked or "", e.stream, e.source or "", e.tier or "", e.speed or "", e.geo or "",
              e.prices or "", e.agent or "", e.provider_key or "")
@@ -144,64 +135,43 @@ class Intake:
              e.reserved, e.output_limit, e.took_ns, e.first_byte_ns, e.request, e.session,
              e.upstream_request)
         )  # fmt: skip
+        self._told.append(
+            (index, kind, e.at, e.cost, e.in_fresh + e.in_tool, e.in_cache_read,
+             e.in_cache_w5m + e.in_cache_w1h, e.out_text + e.out_think)
+        )  # fmt: skip
 
     def _flush(self) -> None:
         if self._rows:
             self._db.executemany(_ADD_REQUEST, self._rows)
-            self._tail += len(self._rows) if self._tail >= 0 else 0
+            self._blocks.add(self._told)
             self._rows.clear()
+            self._told.clear()
 
     def _newest(self) -> int:
         found = self._db.execute("SELECT MAX(pos) FROM requests").fetchone()[0]
         return -1 if found is None else int(found)
 
-    def _roll_up(self, rolled: int) -> None:
-        """Makes cells of the tail when it has grown long: many requests then share a cell."""
-        if self._tail < 0:
-            counted = "SELECT COUNT(*) FROM requests WHERE pos >= ?"
-            self._tail = self._db.execute(counted, (rolled,)).fetchone()[0]
-        if self._tail < TAIL:
-            return
-        self._add_cells(self._db.execute(_TAIL_BY_HOUR, (rolled,)).fetchall())
-        self._db.execute("UPDATE progress SET rolled = ?", (self._newest() + 1,))
-        self._tail = 0
-
-    def _add_cells(self, by_hour: list[tuple[int, ...]]) -> None:
-        """Adds sums of hours and classes to the cells of every span that hold these hours."""
-        for span in SPANS:
-            wide: dict[tuple[int, int], tuple[int, ...]] = {}
-            for hour, kind, *sums in by_hour:
-                place = (hour - hour % span, kind)
-                if (known := wide.get(place)) is not None:
-                    dearest = max(known[-1], sums[-1])
-                    sums = [a + b for a, b in zip(known, sums, strict=True)]
-                    sums[-1] = dearest
-                wide[place] = tuple(sums)
-            rows = [(span, *place, *wide[place]) for place in sorted(wide)]
-            self._db.executemany(_ADD_CELL, rows)
-
     def _reconciled(self, index: int, e: Reconciled) -> None:
         """Books a difference where the request stands, or at its time if there is no such row."""
         row = self._db.execute(
-            f"SELECT f.pos, r.class, r.at, r.cost FROM ({FIND_REQUEST}) f"
+            f"SELECT f.pos, r.class, r.cost FROM ({FIND_REQUEST}) f"
             " CROSS JOIN requests r ON r.pos = f.pos JOIN classes k ON k.id = r.class"
-            " WHERE k.key = ? AND k.outcome <> 'refused' ORDER BY r.at = ? DESC, f.pos DESC",
+            " JOIN parties p ON p.id = k.party WHERE p.key = ? AND k.outcome <> 'refused'"
+            " ORDER BY r.at = ? DESC, f.pos DESC",
             (e.request, e.key, e.at),
         ).fetchone()
-        if row:
-            pos, kind, at, cost = row
-            cost += e.cost
-            self._db.execute("UPDATE requests SET cost = ? WHERE pos = ?", (cost, pos))
-            rolled = pos < self._db.execute("SELECT rolled FROM progress").fetchone()[0]
-        else:
-            at, cost, rolled = e.at, 0, True
-            kind = self._classes.number(
-                (e.key, e.user or "", e.team or "", e.customer or "", e.model or "",
-                 e.provider or "", "reconciled", 0, "")
-            )  # fmt: skip
-        self._db.execute(
+        booked = self._db.execute(
             "INSERT OR IGNORE INTO differences VALUES (?, ?, ?, ?, ?)",
-            (index, e.at, e.request, e.cost, None if row else kind),
+            (
+                index,
+                e.at,
+                e.request,
+                e.cost,
+                None if row else self._class(e, "reconciled", 0, ""),
+            ),
         )
-        if rolled:
-            self._add_cells([(at // HOUR, kind, 0, 0, 0, 0, 0, e.cost, cost)])
+        if row and booked.rowcount:
+            position, kind, cost = row
+            cost += e.cost
+            self._db.execute("UPDATE requests SET cost = ? WHERE pos = ?", (cost, position))
+            self._blocks.correct(position, kind, e.cost, cost)

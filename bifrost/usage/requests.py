@@ -1,25 +1,27 @@
 """Lists of requests, newest first, by any mixture of filters.
 
-The roll-ups say in which days, then hours, something fits; only those are read. Order is by time,
-then by position in the log, and a cursor names both: a page never repeats a row of another.
+The columns of the blocks say what fits; only the requests of the page are then read. Order is by
+time, then by position in the log, and a cursor names both: a page never repeats a row of another.
 """
 
 from __future__ import annotations
 
+import bisect
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
+from bifrost._fast import columns
 from bifrost.money import usd
+from bifrost.usage import blocks
+from bifrost.usage.blocks import LAST_NS, Block, RollUp
 from bifrost.usage.intake import FIND_REQUEST
-from bifrost.usage.schema import COUNTS, HOUR, SPANS
+from bifrost.usage.schema import COUNTS, PARTIES
 
-LAST_NS = (1 << 63) - 1
-FEW = 20  # classes that are looked up hour by hour; more are found by reading a day's cells
 MOST = 1_000
 
 
@@ -93,7 +95,7 @@ class Logged(msgspec.Struct, frozen=True, kw_only=True):
 def document(one: Logged) -> dict[str, Any]:
     """A request as data for people and programs: names beside ids, money in USD as text."""
     parties: dict[str, str | None] = {}
-    for kind in _PARTIES:
+    for kind in PARTIES:
         party: Party | None = getattr(one, kind)
         parties[kind] = party.name if party else None
         parties[f"{kind}_id"] = party.id if party else None
@@ -135,20 +137,23 @@ class Page(msgspec.Struct, frozen=True):
     cursor: str | None
 
 
-_PARTIES = ("key", "user", "team", "customer")
-_TEXT_OF_CLASS = ("model", "provider", "code")
+_TEXTS = ("model", "provider", "code")
 _TEXT_OF_DETAIL = ("asked", "provider_key", "source", "agent", "tier", "speed", "geo", "prices")
 _COLUMNS = ", ".join(
     [
         "r.pos position", "r.at", "r.request", "r.session", "r.upstream_request",
         "k.outcome", "k.status", "d.stream",
         *(f"r.{name}" for name in COUNTS),
-        *(f"k.{name}" for name in (*_PARTIES, *_TEXT_OF_CLASS)),
+        *(f"w.{name}" for name in PARTIES),
+        "t.model", "t.provider", "k.code",
         *(f"d.{name}" for name in _TEXT_OF_DETAIL),
-        *(f"(SELECT name FROM names WHERE id = k.{name}) {name}_name" for name in _PARTIES),
+        *(f"(SELECT name FROM names WHERE id = w.{name}) {name}_name" for name in PARTIES),
     ]
 )  # fmt: skip
-_JOINS = "JOIN classes k ON k.id = r.class JOIN details d ON d.id = r.detail"
+_JOINS = (
+    "JOIN classes k ON k.id = r.class JOIN parties w ON w.id = k.party"
+    " JOIN targets t ON t.id = k.target JOIN details d ON d.id = r.detail"
+)
 
 
 def page(db: sqlite3.Connection, filters: Filters, limit: int, cursor: str | None) -> Page:
@@ -157,14 +162,10 @@ def page(db: sqlite3.Connection, filters: Filters, limit: int, cursor: str | Non
     if not 1 <= limit <= MOST:
         raise ValueError(f"expected a limit from 1 to {MOST:,}, got {limit}")
     before = _parsed(cursor) if cursor is not None else None
-    found: list[tuple[int, int]] = []
     if filters.request is not None:
         found = _by_id(db, filters, before)
     else:
-        for at, pos in _fitting(db, filters, before, limit + 1):
-            found.append((at, pos))
-            if len(found) > limit:
-                break
+        found = _fitting(db, filters, before, limit + 1)
     more = len(found) > limit
     found = found[:limit]
     last = f"{found[-1][0]}.{found[-1][1]}" if more else None
@@ -178,7 +179,8 @@ def after(db: sqlite3.Connection, position: int, filters: Filters, limit: int) -
         return []
     condition, values = _condition(filters, kinds)
     rows = db.execute(
-        f"SELECT pos FROM requests r WHERE pos > ? AND {condition} ORDER BY pos LIMIT ?",
+        f"SELECT pos FROM requests r NOT INDEXED WHERE pos > ? AND {condition}"
+        " ORDER BY pos LIMIT ?",
         (position, *values, limit),
     )
     return _loaded(db, [row[0] for row in rows])
@@ -209,10 +211,10 @@ def _loaded(db: sqlite3.Connection, positions: Sequence[int]) -> list[Logged]:
 
 
 def _logged(row: dict[str, Any]) -> Logged:
-    for name in _PARTIES:
+    for name in PARTIES:
         identifier, shown = row[name], row.pop(f"{name}_name")
         row[name] = Party(identifier, shown or identifier) if identifier else None
-    for name in (*_TEXT_OF_CLASS, *_TEXT_OF_DETAIL):
+    for name in (*_TEXTS, *_TEXT_OF_DETAIL):
         row[name] = row[name] or None
     row["stream"] = bool(row["stream"])
     return Logged(**row)
@@ -237,7 +239,7 @@ def _classes(db: sqlite3.Connection, filters: Filters) -> list[int] | None:
     """The classes that fit, or None when every class does."""
     tests: list[str] = []
     values: list[Any] = []
-    for column in _PARTIES:
+    for column in PARTIES:
         wanted = getattr(filters, column)
         if wanted is not None:
             tests.append(f"{column} IN (SELECT ? UNION SELECT id FROM names WHERE name = ?)")
@@ -252,8 +254,11 @@ def _classes(db: sqlite3.Connection, filters: Filters) -> list[int] | None:
         values.append(filters.model.replace("[", "[[]"))
     if not tests:
         return None
-    query = f"SELECT id FROM classes WHERE {' AND '.join(tests)}"
-    return [row[0] for row in db.execute(query, values)]
+    query = (
+        "SELECT json_group_array(k.id) FROM parties w JOIN classes k ON k.party = w.id"
+        f" JOIN targets t ON t.id = k.target WHERE {' AND '.join(tests)}"
+    )
+    return msgspec.json.decode(db.execute(query, values).fetchone()[0], type=list[int])
 
 
 def _condition(
@@ -269,6 +274,9 @@ def _condition(
     if kinds is not None:
         tests.append("r.class IN (SELECT value FROM json_each(?))")
         parameters.append(msgspec.json.encode(kinds).decode())
+    if filters.request is not None:
+        tests.append("r.request = ?")
+        parameters.append(filters.request)
     if filters.min_cost is not None:
         tests.append("r.cost >= ?")
         parameters.append(min(filters.min_cost, LAST_NS))
@@ -277,82 +285,52 @@ def _condition(
 
 def _fitting(
     db: sqlite3.Connection, filters: Filters, before: tuple[int, int] | None, limit: int
-) -> Iterator[tuple[int, int]]:
+) -> list[tuple[int, int]]:
+    """The newest ``limit`` that fit, as time and position."""
     kinds = _classes(db, filters)
     if kinds == []:
-        return
+        return []
+    flags = bytearray(max(kinds) + 1 if kinds else 0)
+    for kind in kinds or ():
+        flags[kind] = 1
     since, until = max(0, filters.since), min(filters.until, LAST_NS)
-    if before is not None:
-        until = min(until, before[0] + 1)
-    if kinds is None and filters.min_cost is None:
-        spans: Iterator[tuple[int, int]] = iter([(since, until)])
-    else:
-        spans = _hours(db, kinds, filters.min_cost, since, until)
-    for start, end in spans:
-        narrowed = msgspec.structs.replace(filters, since=max(since, start), until=min(until, end))
-        condition, values = _condition(narrowed, kinds, before)
-        yield from db.execute(
-            f"SELECT r.at, r.pos FROM requests r WHERE {condition}"
-            " ORDER BY r.at DESC, r.pos DESC LIMIT ?",
-            (*values, limit),
-        ).fetchall()
+    before = before or (LAST_NS, LAST_NS)
+    dearest = -LAST_NS if filters.min_cost is None else min(filters.min_cost, LAST_NS)
+    found: list[tuple[int, int]] = []
+    candidates = blocks.blocks(db, since, min(until, before[0] + 1))
+    candidates.sort(key=lambda block: block.newest, reverse=True)
+    promising = _Promising(db, blocks.rollups(db, since, until), bytes(flags), dearest)
+    for block in candidates:
+        if len(found) == limit and block.newest < found[-1][0]:
+            break
+        if block.dearest < dearest or not promising.at(block):
+            continue
+        for first, keys in blocks.read(db, "keys", (block.first,)):
+            found += columns.fitting(keys, first, bytes(flags), since, until, dearest, *before)
+        found.sort(reverse=True)
+        del found[limit:]
+    return found
 
 
-def _hours(
-    db: sqlite3.Connection, kinds: list[int] | None, dearest: int | None, since: int, until: int
-) -> Iterator[tuple[int, int]]:
-    """The hours that hold something of these classes and at least this dear, newest first."""
-    if since >= until:
-        return
-    narrow, wide = SPANS
-    first, last = since // HOUR, (until - 1) // HOUR
-    tail = [hour for hour in _tail(db, kinds, dearest) if first <= hour <= last]
-    days = {hour - hour % wide for hour in tail}
-    days.update(_starts(db, wide, first - first % wide, last, kinds, dearest))
-    for day in sorted(days, reverse=True):
-        low, high = max(first, day), min(last, day + wide - 1)
-        hours = {hour for hour in tail if low <= hour <= high}
-        hours.update(_starts(db, narrow, low, high, kinds, dearest))
-        for hour in sorted(hours, reverse=True):
-            yield hour * HOUR, (hour + narrow) * HOUR
+class _Promising:
+    """Which blocks are worth a look: the roll-ups know for many of them at once."""
 
+    def __init__(
+        self, db: sqlite3.Connection, known: list[RollUp], flags: bytes, dearest: int
+    ) -> None:
+        self._db = db
+        self._known = known
+        self._firsts = [rollup.first for rollup in known]
+        self._flags, self._dearest = flags, dearest
+        self._answers: dict[int, bool] = {}
 
-def _tail(db: sqlite3.Connection, kinds: list[int] | None, dearest: int | None) -> list[int]:
-    """The hours of requests that are in no cell yet."""
-    tests = ["pos >= (SELECT rolled FROM progress)"]
-    values: list[Any] = []
-    if kinds is not None:
-        tests.append("+class IN (SELECT value FROM json_each(?))")
-        values.append(msgspec.json.encode(kinds).decode())
-    if dearest is not None:
-        tests.append("cost >= ?")
-        values.append(min(dearest, LAST_NS))
-    query = f"SELECT DISTINCT at / {HOUR} FROM requests WHERE {' AND '.join(tests)}"
-    return [row[0] for row in db.execute(query, values)]
-
-
-def _starts(
-    db: sqlite3.Connection,
-    span: int,
-    first: int,
-    last: int,
-    kinds: list[int] | None,
-    dearest: int | None,
-) -> list[int]:
-    """The starts of the cells that fit."""
-    tests: list[str] = ["hours = ?"]
-    values: list[Any] = [span]
-    if kinds is not None and len(kinds) <= FEW and last - first < SPANS[-1]:
-        tests.append("start IN (SELECT value FROM json_each(?))")
-        values.append(msgspec.json.encode(list(range(first, last + 1))).decode())
-    else:
-        tests.append("start BETWEEN ? AND ?")
-        values += [first, last]
-    if kinds is not None:
-        tests.append("class IN (SELECT value FROM json_each(?))")
-        values.append(msgspec.json.encode(kinds).decode())
-    if dearest is not None:
-        tests.append("dearest >= ?")
-        values.append(min(dearest, LAST_NS))
-    query = f"SELECT DISTINCT start FROM cells WHERE {' AND '.join(tests)}"
-    return [row[0] for row in db.execute(query, values)]
+    def at(self, block: Block) -> bool:
+        """Whether a block may hold something that fits."""
+        place = bisect.bisect_right(self._firsts, block.first) - 1
+        if not self._flags or place < 0 or block.first > self._known[place].last:
+            return True
+        first = self._firsts[place]
+        if first not in self._answers:
+            [(_, cells)] = blocks.read(self._db, "cells", (first,))
+            self._answers[first] = columns.holds(cells, self._flags, self._dearest)
+        return self._answers[first]

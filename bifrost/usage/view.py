@@ -13,23 +13,25 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from bifrost.audit.events import Event
+from bifrost.audit.events import BudgetReached, Event
 from bifrost.errors import StoreError
 from bifrost.usage import files, requests, schema, sums
+from bifrost.usage.blocks import LAST_NS
 from bifrost.usage.intake import Intake
 from bifrost.usage.requests import Filters, Logged, Page
 from bifrost.usage.schema import Unusable
 from bifrost.usage.sums import GROUPS, INTERVALS, Bucket, Row
 
 __all__ = [
-    "GROUPS", "INTERVALS", "Bucket", "Filters", "Logged", "Page", "Row", "Unusable", "UsageView",
+    "FAR_BEHIND", "GROUPS", "INTERVALS", "Bucket", "Filters", "Logged", "Page", "Row", "Unusable",
+    "UsageView",
 ]  # fmt: skip
 
 log = logging.getLogger("bifrost.usage")
+FAR_BEHIND = 20_000  # entries of the log: such a view misleads, and a rebuild is worth its while
 REBUILD = "build it anew from the log with `bifrost usage rebuild`"
 
 
@@ -217,13 +219,26 @@ class UsageView:
             return requests.one(db, request_id)
 
     def thresholds(
-        self, since_ns: int = 0, until_ns: int = sums.LAST_NS, limit: int = 100
-    ) -> list[dict[str, Any]]:
-        """Budget events, newest first, as they stand in the log, each with its ``position``."""
+        self,
+        since_ns: int = 0,
+        until_ns: int = LAST_NS,
+        limit: int = 100,
+        *,
+        budget: str | None = None,
+        owner: str | None = None,
+    ) -> list[tuple[int, BudgetReached]]:
+        """Thresholds that were reached, newest first, each with its position in the log.
+
+        ``budget`` is an id; ``owner`` the id or name of a customer, team, user or key.
+        """
         with self._reading() as db:
             rows = db.execute(
                 "SELECT pos, event FROM thresholds WHERE at >= ? AND at < ?"
+                " AND (? IS NULL OR json_extract(event, '$.budget') = ?)"
+                " AND (? IS NULL OR json_extract(event, '$.id') = ?"
+                " OR json_extract(event, '$.name') = ?)"
                 " ORDER BY at DESC, pos DESC LIMIT ?",
-                (max(0, since_ns), min(until_ns, sums.LAST_NS), limit),
-            ).fetchall()
-        return [{"position": pos, **msgspec.json.decode(event)} for pos, event in rows]
+                (max(0, since_ns), min(until_ns, LAST_NS), budget, budget, owner, owner,
+                 owner, limit),
+            ).fetchall()  # fmt: skip
+        return [(pos, msgspec.json.decode(event, type=BudgetReached)) for pos, event in rows]

@@ -1,0 +1,195 @@
+"""Which thresholds have been told: a small SQLite beside the audit log, made from it.
+
+The event in the log is the fact; here it can be found by budget and window, and in the log's
+order. One writer, the steward. What is lost here is read from the log again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from bifrost.audit import events
+from bifrost.audit.events import BudgetReached
+from bifrost.audit.log import Reader
+from bifrost.errors import StoreError
+
+log = logging.getLogger("bifrost.alerts")
+FILE = "reached.db"
+APPLICATION = 0x42465265
+BATCH = 4096
+MOST = 16  # batches of one call, so that a long log keeps the steward from nothing else
+KEPT_NS = 40 * 86_400_000_000_000  # after the end of a window
+MARK = b'"type":"budget"'
+SCHEMA = f"""
+CREATE TABLE reached (
+  position INTEGER PRIMARY KEY, budget TEXT NOT NULL, window_start INTEGER NOT NULL,
+  window_end INTEGER NOT NULL, threshold INTEGER NOT NULL, event BLOB NOT NULL,
+  UNIQUE (budget, window_start, threshold));
+CREATE INDEX reached_end ON reached (window_end);
+CREATE TABLE progress (
+  only INTEGER PRIMARY KEY CHECK (only = 1), next INTEGER NOT NULL, complete INTEGER NOT NULL);
+INSERT INTO progress VALUES (1, 0, 0);
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = 1;
+"""
+
+
+class Reached:
+    """The writer's side; every failure is a StoreError. A damaged file is made anew."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / FILE
+        with self._guarded():
+            try:
+                self._db = self._open()
+            except sqlite3.DatabaseError as error:
+                if _code(error) not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                    raise
+                log.error("what is known of thresholds is damaged and read from the log again")
+                for suffix in ("", "-wal", "-shm"):
+                    self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+                self._db = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        private(self._path)
+        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        try:
+            db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
+            if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
+                db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+            return db
+        except BaseException:
+            db.close()
+            raise
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._db.close()
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"Cannot use {self._path}: {error}.") from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self._guarded():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def catch_up(self, reader: Reader, since: int) -> bool:
+        """Takes up what the log tells from index ``since`` on; False: call again, there is more.
+
+        Below ``since`` everything is known here, unless the file was lost or is of another log.
+        """
+        end = reader.end()
+        with self._writing():
+            newest = self._db.execute("SELECT MAX(position) FROM reached").fetchone()[0]
+            if newest is not None and newest >= end:
+                log.warning("what is known of thresholds was made from another log")
+                self._db.execute("DELETE FROM reached")
+                self._db.execute("UPDATE progress SET next = 0, complete = 0")
+        following, complete = self._db.execute("SELECT next, complete FROM progress").fetchone()
+        at = since if complete else max(following, reader.oldest())
+        for _ in range(MOST):
+            batch = reader.read(at, BATCH)
+            if not batch:
+                break
+            found = list(_told(batch))
+            at = batch[-1][0] + 1
+            self.add(found, at)
+        if at < end:
+            return False
+        with self._writing():
+            self._db.execute("UPDATE progress SET complete = 1")
+            self._db.execute(
+                "DELETE FROM reached WHERE window_end < ?", (time.time_ns() - KEPT_NS,)
+            )
+        return True
+
+    def add(self, told: Iterable[tuple[int, BudgetReached]], upto: int) -> None:
+        """Remembers events by their index in the log, which is known up to ``upto``; each once."""
+        rows = [
+            (index, one.budget, one.window_start, one.window_end, one.threshold, events.encode(one))
+            for index, one in told
+        ]
+        with self._writing():
+            self._db.executemany("INSERT OR IGNORE INTO reached VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._db.execute("UPDATE progress SET next = max(next, ?)", (upto,))
+
+    def told(self, budget: str, window_start: int) -> set[int]:
+        """The thresholds, percent, that were told of a budget's window."""
+        with self._guarded():
+            rows = self._db.execute(
+                "SELECT threshold FROM reached WHERE budget = ? AND window_start = ?",
+                (budget, window_start),
+            ).fetchall()
+        return {threshold for (threshold,) in rows}
+
+
+def _told(batch: list[tuple[int, bytes]]) -> Iterator[tuple[int, BudgetReached]]:
+    for index, raw in batch:
+        if MARK in raw:
+            try:
+                event = events.decode(raw)
+            except msgspec.DecodeError:
+                continue
+            if isinstance(event, BudgetReached):
+                yield index, event
+
+
+def following(data_dir: Path, position: int, most: int) -> list[tuple[int, BudgetReached]]:
+    """Events from an index of the log on, in its order, for any process; StoreError if unreadable.
+
+    Nothing while the steward has not made the file yet.
+    """
+    path = data_dir / FILE
+    if not path.exists():
+        return []
+    try:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
+        try:
+            rows = db.execute(
+                "SELECT position, event FROM reached WHERE position >= ? ORDER BY position LIMIT ?",
+                (position, most),
+            ).fetchall()
+        finally:
+            db.close()
+    except sqlite3.Error as error:
+        if "no such table" in str(error):  # it is being made
+            return []
+        raise StoreError(f"Cannot read {path}: {error}.") from error
+    decoder = msgspec.json.Decoder(BudgetReached)
+    return [(index, decoder.decode(raw)) for index, raw in rows]
+
+
+def private(path: Path) -> None:
+    """Makes a file only we may read, if there is none.
+
+    One that exists is not opened: closing it again would let go of the locks that SQLite's other
+    connections in this process hold on it.
+    """
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        pass
+
+
+def _code(error: sqlite3.Error) -> int:
+    return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
