@@ -21,7 +21,8 @@ from bifrost.audit.extracts import Wanted
 from bifrost.audit.log import Reader
 from bifrost.audit.merkle import leaf
 from bifrost.audit.notary import Signed
-from bifrost.errors import NotFound
+from bifrost.audit.notes import NoteError
+from bifrost.errors import NotFound, StoreError
 
 log = logging.getLogger("bifrost.admin")
 JSON_LINES = "application/jsonl"
@@ -136,6 +137,13 @@ def _shown(index: int, entry: bytes, signed: Signed | None) -> AuditEntry:
     )
 
 
+def _signed(folder: Path) -> Signed | None:
+    try:
+        return Signed.load(folder)
+    except NoteError as error:
+        raise StoreError(f"The checkpoint in {folder} is damaged: {error}") from error
+
+
 def entries(house: House, ask: Ask) -> Reply:
     """The newest entries that fit."""
     query, reader = ask.query, _reader(house)
@@ -144,7 +152,7 @@ def entries(house: House, ask: Ask) -> Reply:
     first = max(0, before - query.limit)
     policy.record_access(house.gate, "list", first, query.limit, _said(wanted))
     page = extracts.newest(reader, wanted, query.limit, before)
-    signed = Signed.load(reader.folder)
+    signed = _signed(reader.folder)
     items = tuple(_shown(index, entry, signed) for index, entry in page.entries)
     return Reply(value=AuditEntries(items=items, limit=query.limit, next_cursor=page.before))
 
@@ -162,7 +170,7 @@ def one(house: House, ask: Ask) -> Reply:
     index, reader = _index(house, ask), _reader(house)
     policy.record_access(house.gate, "show", index, 1)
     [(_, entry)] = reader.read(index, 1)
-    return Reply(value=_shown(index, entry, Signed.load(reader.folder)))
+    return Reply(value=_shown(index, entry, _signed(reader.folder)))
 
 
 def proof(house: House, ask: Ask) -> Reply:
@@ -174,7 +182,7 @@ def proof(house: House, ask: Ask) -> Reply:
 
 def checkpoint(house: House, ask: Ask) -> Reply:
     """The newest checkpoint."""
-    signed = Signed.load(_reader(house).folder)
+    signed = _signed(_reader(house).folder)
     if signed is None:
         raise NotFound("Nothing is signed yet; the first checkpoint comes with the first entry.")
     said = signed.checkpoint
@@ -201,7 +209,7 @@ def export(house: House, ask: Ask) -> Reply:
 def _lines(data_dir: Path, start: int, end: int, wanted: Wanted) -> Iterator[bytes]:
     """The export in pieces. It breaks off without its last line when the log is damaged."""
     reader = Reader(data_dir)
-    signed = Signed.load(reader.folder)
+    signed = _signed(reader.folder)
     origin = signed.checkpoint.origin if signed else ""
     piece = bytearray()
     try:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -204,6 +205,11 @@ def _parts(jobs: Sequence[Job], processes: int) -> Iterator[Part]:
     if len(jobs) < 2 or processes < 2:
         yield from map(_part, jobs)
         return
-    fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=fork) as pool:
-        yield from pool.map(_part, jobs)
+    spawn = multiprocessing.get_context("spawn")  # whatever threads the caller has
+    try:
+        with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=spawn) as pool:
+            yield from pool.map(_part, jobs)
+    except BrokenProcessPool as error:
+        raise StoreError(
+            "A process that read the log was killed, perhaps for want of memory; use --processes 1."
+        ) from error
