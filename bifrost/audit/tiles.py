@@ -159,7 +159,7 @@ def sync_folder(folder: Path) -> None:
 
 def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Replaces a file at once and durably: after a crash it is the old one or the new one."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh = path.with_name(f".{path.name}.fresh")  # one writer; a crash leaves no others behind
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(fd, "wb") as file:
