@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
+import os
 import signal
 import sys
 import time
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bifrost.app")
 CHECK_S = 1.0
+GRANTS_SETTLED = 20_000
 DRAIN_S = 600.0
 
 
@@ -234,13 +237,16 @@ class App:
             self._mock = None
 
     async def _keep(self) -> None:
-        """Once a second: notices changed files, changed prices and a store that moved without
-        its epoch."""
+        """Once a second: what the core has to do, and changed files."""
+        settled = 0
         while True:
             await asyncio.sleep(CHECK_S)
             assert self.core is not None
-            self.core.identifier.refresh()
-            self.core.refresh_prices()
+            self.core.keep()
+            known = len(self.core.identifier.keyring)
+            if self.hall is not None and known > settled + settled // 4 + GRANTS_SETTLED:
+                gc.freeze()  # a million grants would be looked through again and again
+                settled = known
             if stamp(self.source) != self._stamp:
                 await self.reload()
 
@@ -294,6 +300,8 @@ class App:
             problems.append(f"the store cannot be read: {error}")
         if not core.governor.lanes.hosts:
             problems.append("no provider is configured")
+        if core.gate.barred:
+            problems.append(f"the audit log cannot be written: {os.strerror(core.gate.barred)}")
         if core.lag_ns(time.time_ns()) > 60_000_000_000:
             problems.append("the steward is more than 60 s behind")
         status = 503 if problems else 200

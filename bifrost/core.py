@@ -23,6 +23,7 @@ from bifrost.errors import BifrostError, ConfigError, StoreError
 from bifrost.governance import declared
 from bifrost.governance.admission import Treasury
 from bifrost.governance.directory import Directory
+from bifrost.governance.environment import make_folder
 from bifrost.governor import Governor
 from bifrost.identify import Identifier
 from bifrost.lanes import Lanes
@@ -68,7 +69,7 @@ class Core:
     """Everything a process needs to govern; ``close`` when done. Open it after any fork."""
 
     def __init__(self, settings: Settings, data_dir: Path) -> None:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(data_dir)
         self.data_dir = data_dir
         self.directory = Directory(data_dir, lambda *change: policy.record(self.gate, *change))
         try:
@@ -189,6 +190,16 @@ class Core:
     def origins(self) -> Sequence[Origin]:
         """The origins the present configuration uses."""
         return [origin for _, origin in self.governor.lanes.hosts.values()]
+
+    def keep(self) -> None:
+        """What is due once a second: changes nobody told of, prices, and what is yet to settle."""
+        self.identifier.refresh()
+        self.refresh_prices()
+        if self.gate.unpaid:
+            try:
+                self.gate.pay()
+            except GateError as error:
+                log.error("requests wait to be settled", extra={"error": str(error)})
 
     def lag_ns(self, now_ns: int) -> int:
         """Age of the oldest event that is not yet in the audit log."""

@@ -120,12 +120,12 @@ class Gateway:
         return self._core.governor.settle(call, usage, outcome)
 
     def refresh(self) -> None:
-        """Notices a changed price file, and changes whose writer died half-way.
+        """Notices a changed price file and changes whose writer died half-way, and settles what
+        found no room on the disk.
 
         Call it about once a second if you can.
         """
-        self._core.identifier.refresh()
-        self._core.refresh_prices()
+        self._core.keep()
 
     def close(self) -> None:
         """Flushes and closes the stores."""

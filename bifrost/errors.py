@@ -42,6 +42,14 @@ class Stale(Conflict):
     """What should be changed is not any more what the caller saw."""
 
 
+class BadRows(Conflict):
+    """Rows of a batch that cannot be stored: ``rows`` are (position in the batch, why)."""
+
+    def __init__(self, rows: list[tuple[int, str]]) -> None:
+        super().__init__(f"{len(rows)} of the rows cannot be stored; the first: {rows[0][1]}")
+        self.rows = rows
+
+
 class Reused(Conflict):
     """An idempotency key that was used for another request."""
 

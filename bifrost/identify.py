@@ -6,6 +6,7 @@ The room between the doors and governance; it may read the directory, never the 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 
 import msgspec
@@ -42,10 +43,10 @@ METRICS = {
     "output_tokens": gate.OUTPUT_TOKENS,
     "concurrency": gate.CONCURRENCY,
 }
-CACHE_SIZE = 100_000
+MOST_OWNERS = 10_000  # whose levels are kept at hand for the next of their keys
 
 
-class Who(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Who(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The ids a request is attributed to, as they stand in every event."""
 
     key: str
@@ -54,7 +55,7 @@ class Who(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     customer: str | None = None
 
 
-class Level(msgspec.Struct, frozen=True):
+class Level(msgspec.Struct, frozen=True, gc=False):
     """One budget or limit a request must clear, and whose it is."""
 
     kind: str
@@ -85,17 +86,22 @@ class Level(msgspec.Struct, frozen=True):
 class Grant(GrantBase):
     """What one virtual key may do; its base is what compiled code reads of it."""
 
-    __slots__ = ("_plans", "chain", "key", "levels", "who")
+    __slots__ = ("_plans", "chain", "key", "who")
 
     def __init__(self, chain: list[tuple[Kind, Entity]]) -> None:
         key = chain[0][1]
         assert isinstance(key, VirtualKey)
-        super().__init__(key.expires_at or 0)
+        super().__init__(key.expires_at or 0, [id_number(entity.id) for _, entity in chain])
         ids = {("key" if kind == "virtual_key" else kind): entity.id for kind, entity in chain}
         self.key = key
         self.who = Who(**ids)
-        self.chain = [(LEVEL[kind], entity) for kind, entity in chain]
-        self.levels = [
+        self.chain = tuple((LEVEL[kind], entity) for kind, entity in chain)
+        self._plans: tuple[tuple[tuple[int, ...], Plan], ...] = ()
+
+    @property
+    def levels(self) -> list[Level]:
+        """Every budget and limit there is over the key, from the key outwards."""
+        return [
             level
             for kind, entity in self.chain
             for level in (
@@ -103,16 +109,16 @@ class Grant(GrantBase):
                 *(Level(kind, entity.name, budget=budget) for budget in entity.budgets),
             )
         ]
-        self._plans: dict[tuple[int, ...], Plan] = {}
 
     def plan(self, provider: str, *names: str) -> Plan:
         """What must be cleared by a request to a model of a provider, under all its names."""
+        every = self.levels
         counting = tuple(
-            index for index, level in enumerate(self.levels) if level.counts(provider, names)
+            index for index, level in enumerate(every) if level.counts(provider, names)
         )
-        plan = self._plans.get(counting)
+        plan = next((plan for known, plan in self._plans if known == counting), None)
         if plan is None:
-            levels = [self.levels[index] for index in counting]
+            levels = tuple(every[index] for index in counting)
             slots = [level.slot() for level in levels]
             try:
                 plan = Plan(slots, partial(_window, levels), levels)
@@ -121,7 +127,7 @@ class Grant(GrantBase):
                     f"Virtual key {self.key.name!r} cannot be governed: {error}; "
                     "your platform team has to remove some."
                 ) from None
-            self._plans[counting] = plan
+            self._plans = (*self._plans, (counting, plan))
         return plan
 
     def whole(self) -> Plan:
@@ -129,7 +135,7 @@ class Grant(GrantBase):
         return self.plan("")
 
 
-def _window(levels: list[Level], index: int, now_ns: int) -> tuple[int, int, int, int]:
+def _window(levels: Sequence[Level], index: int, now_ns: int) -> tuple[int, int, int, int]:
     budget = levels[index].budget
     assert budget is not None
     start, end = budget_window(budget, now_ns)
@@ -142,15 +148,18 @@ class Identifier:
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
-        self.keyring = Keyring(directory.epoch_page, CACHE_SIZE)
+        self.keyring = Keyring(directory.epoch_page)
         self.epoch = directory.epoch  # moves with the policy, a memory read
-        self._revision = directory.revision()
+        self._untold = 0
+        self._owners: dict[str, Entity] = {}  # as they were in that epoch
+        self._owners_of = 0
 
     def refresh(self) -> None:
-        """Drops every grant if the store moved without the epoch (its writer died in between)."""
-        revision = self._directory.revision()
-        if revision != self._revision:
-            self._revision = revision
+        """Drops every grant if the store moved and nobody told (its writer died in between)."""
+        untold = self._directory.untold()
+        if untold and untold != self._untold:
+            self._untold = untold
+            self._owners = {}
             self.keyring.clear()
 
     def identify(self, credential: bytes | None, foreign: bool = False) -> Grant:
@@ -162,7 +171,7 @@ class Identifier:
             raise _required(foreign)
         grant: Grant | None = self.keyring.get(credential)
         if grant is None:
-            grant = self._compile(self._directory.digest(credential))
+            grant = self._compile(self._directory.digest(credential), self._known_owners())
             self.keyring.put(credential, grant)
         return _live(grant)
 
@@ -170,15 +179,21 @@ class Identifier:
         """The same past the cache, from any thread."""
         if credential is None:
             raise _required(foreign)
-        return _live(self._compile(self._directory.digest(credential)))
+        return _live(self._compile(self._directory.digest(credential), {}))
 
-    def _compile(self, digest: bytes) -> Grant:
+    def _known_owners(self) -> dict[str, Entity]:
+        """Owners read since the policy last moved: keys of one team share them, also in memory."""
+        epoch = self.epoch()
+        if epoch != self._owners_of or len(self._owners) > MOST_OWNERS:
+            self._owners_of, self._owners = epoch, {}
+        return self._owners
+
+    def _compile(self, digest: bytes, known: dict[str, Entity]) -> Grant:
         try:
-            key = self._directory.by_digest(digest)
-            chain = self._directory.chain(key) if key is not None else []
+            chain = self._directory.lineage(digest, known)
         except StoreError as error:
             raise GatewayUnavailable(f"The gateway cannot look up keys now: {error}") from error
-        if key is None:
+        if not chain:
             raise VirtualKeyNotFound(
                 "This virtual key is unknown or was revoked; ask your platform team for a new one."
             )

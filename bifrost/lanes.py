@@ -22,7 +22,24 @@ from bifrost.routing.targets import Router, Target
 from bifrost.upstream.pool import Origin
 
 LANES_PER_GRANT = 512
+MOST_GOALS = 4_096
 MOST_LABELS = 1_280  # bytes of names in a reservation's note
+
+
+class Goal:
+    """What all lanes to one model of one host have in common."""
+
+    __slots__ = ("ceiling", "density", "headers", "price", "served")
+
+    def __init__(self, host: Host, model: str, price: Price, density: Density) -> None:
+        self.price = price
+        self.density = density
+        self.ceiling = price.ceiling(None, None, None)
+        self.served = events.members(model=model, provider_key=host.key_name(0))
+        self.headers = [
+            (b"x-bf-provider", host.name.encode("latin-1", "replace")),
+            (b"x-bf-model", model.encode("latin-1", "replace")),
+        ]
 
 
 class Lane(LaneBase):
@@ -37,35 +54,31 @@ class Lane(LaneBase):
         target: Target,
         host: Host,
         origin: Origin,
-        price: Price,
+        goal: Goal,
         catalogue: Catalogue,
-        density: Density,
     ) -> None:
-        """``price`` is of ``catalogue``, whose digest stands in every event."""
+        """The goal's price is of ``catalogue``, whose digest stands in every event."""
         self.host = host
         self.origin = origin
         self.renamed = target.model if target.model != asked else None
-        self.price = price
+        price = self.price = goal.price
         self.catalogue = catalogue
         self.weight = target.weight
-        self.headers = [
-            (b"x-bf-provider", host.name.encode("latin-1", "replace")),
-            (b"x-bf-model", target.model.encode("latin-1", "replace")),
-        ]
+        self.headers = goal.headers
         who = grant.who
         prefix = events.opening(
             key=who.key, user=who.user, team=who.team, customer=who.customer, asked=asked,
             provider=host.name, provider_type=host.kind if host.kind != host.name else None,
             prices=catalogue.digest[:16],
         )  # fmt: skip
-        served = events.members(model=target.model, provider_key=host.key_name(0))
-        if len(prefix) + len(served) > MOST_LABELS:
+        if len(prefix) + len(goal.served) > MOST_LABELS:
             raise ModelNotFound("The model's name is longer than any model's name is.")
         context = price.max_input_tokens or DEFAULT_CONTEXT
-        ceiling = price.ceiling(None, None, None)
         plan = grant.plan(host.name, asked, target.model)
-        tariffs = price.tariffs
-        super().__init__(target.model, plan, prefix, served, ceiling, tariffs, context, density)
+        super().__init__(
+            target.model, plan, prefix, goal.served, goal.ceiling, price.tariffs, context,
+            goal.density,
+        )  # fmt: skip
 
 
 class Lanes:
@@ -84,6 +97,7 @@ class Lanes:
         self.catalogue = catalogue
         self.generation = generation
         self.densities = densities
+        self._goals: dict[tuple[str, str], Goal] = {}
 
     def find(self, grant: Grant, asked: str) -> Lane:
         """The lane for a model name, or its refusal: not found, blocked or unpriced."""
@@ -111,17 +125,29 @@ class Lanes:
             if blocked is not None:
                 refusal = refusal or blocked
                 continue
-            price = self.catalogue.price(host.kind, target.model, name=host.name)
-            if price is None:
+            goal = self._goal(host, target.model)
+            if goal is None:
                 refusal = refusal or ModelUnpriced(
                     f"Model {target.model!r} of provider {target.provider!r} has no price, so its "
                     "spending cannot be controlled; ask your platform team to add one "
                     "(`bifrost prices set`)."
                 )
                 continue
-            density = self.densities.find(host.name, target.model)
-            lanes.append(Lane(grant, asked, target, host, origin, price, self.catalogue, density))
+            lanes.append(Lane(grant, asked, target, host, origin, goal, self.catalogue))
         if not lanes:
             assert refusal is not None
             raise refusal
         return lanes
+
+    def _goal(self, host: Host, model: str) -> Goal | None:
+        """The goal of all lanes to a model of a host; None without a price."""
+        goal = self._goals.get((host.name, model))
+        if goal is None:
+            price = self.catalogue.price(host.kind, model, name=host.name)
+            if price is None:
+                return None
+            if len(self._goals) >= MOST_GOALS:
+                self._goals.clear()
+            density = self.densities.find(host.name, model)
+            goal = self._goals[host.name, model] = Goal(host, model, price, density)
+        return goal

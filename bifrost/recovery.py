@@ -29,9 +29,10 @@ from bifrost.audit.log import Log, Reader
 from bifrost.errors import StoreError
 from bifrost.governance.directory import Directory
 from bifrost.governance.entities import Budget, Kind, id_number
+from bifrost.governance.environment import make_folder
 from bifrost.identify import budget_window
 from bifrost.patterns import matches
-from bifrost.steward import Stewardship
+from bifrost.stewardship import Stewardship
 
 log = logging.getLogger("bifrost.recovery")
 STATE = "state"
@@ -75,7 +76,7 @@ def opened(data_dir: Path, directory: Directory | None = None) -> Gate:
     ``directory`` is the process's open directory, if it has one. Raises GateError, OSError, and
     StoreError when the counters cannot be rebuilt.
     """
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(data_dir)
     with _alone(data_dir):
         why = _doubt(data_dir)
         if why is None:
@@ -219,7 +220,7 @@ def _summed(data_dir: Path, directory: Directory) -> list[Account]:
     owners: dict[str, list[Account]] = {}
     kinds: tuple[Kind, ...] = get_args(Kind)
     for kind in kinds:
-        for entity in directory.all(kind):
+        for entity in directory.each(kind):
             if entity.budgets:
                 owners[entity.id] = [Account(budget, now) for budget in entity.budgets]
     accounts = [account for owned in owners.values() for account in owned]

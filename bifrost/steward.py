@@ -8,12 +8,13 @@ also has the log signed and charges what dead workers left reserved.
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -24,43 +25,21 @@ from bifrost.audit.events import Event
 from bifrost.audit.log import Log, Reader
 from bifrost.audit.notary import Notary
 from bifrost.audit.observer import Observer
-from bifrost.errors import BifrostError
+from bifrost.errors import BifrostError, StoreError
 from bifrost.governance.directory import Directory
 from bifrost.governance.entities import Kind
+from bifrost.stewardship import Stewardship
 from bifrost.usage.view import UsageView
 
 log = logging.getLogger("bifrost.steward")
 BATCH = 2048
 COMMIT_S = 0.04  # events are gathered for so long, then flushed to the disk together
 REST_S = 1.0  # after a failure
-SIGNING_REST_S = 30.0  # after a failure to sign, which a person has to mend
+RESTS_S = {"_sign": 30.0}  # after a failure that a person has to mend
 SWEEP_S = 2.0
+IDLE_NS = 3_600_000_000_000  # after which a counter leaves the ledger; it comes back when asked for
+SPANS = 8  # of the ledger that are looked through at a time
 KNOWN = 100_000  # owners whose names have been looked up
-
-
-class Stewardship:
-    """The lock that makes one process of a data directory its steward."""
-
-    def __init__(self, data_dir: Path) -> None:
-        self._path = data_dir / "steward.lock"
-        self._descriptor = -1
-
-    def take(self) -> bool:
-        """Tries to become the steward without waiting."""
-        descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
-        self._descriptor = descriptor
-        return True
-
-    def give_up(self) -> None:
-        """Lets another process become the steward."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
 
 
 class Steward:
@@ -97,6 +76,7 @@ class Steward:
         self._known: set[tuple[str | None, ...]] = set()
         self._rests: dict[str, float] = {}
         self._swept = 0.0
+        self._cell = 0
         self._try(self._open_view)
 
     def step(self) -> int:
@@ -107,12 +87,22 @@ class Steward:
         return moved
 
     def _record(self) -> int:
-        """The outbox forgets what is on the disk; what it could not forget is known by number."""
+        """The outbox forgets what is on the disk; what it could not forget is known by number.
+
+        While the log takes nothing nobody is let in: no money is spent without a record. What could
+        not be written is still in the outbox, so it is tried again.
+        """
         batch = self._gate.outbox(self._log.last_seq, BATCH)
         if not batch:
+            self._gate.bar(0)
             return 0
         entries = [events.sequenced(raw, sequence) for sequence, raw in batch]
-        first = self._log.append(entries)
+        try:
+            first = self._log.append(entries)
+        except StoreError as error:
+            self._gate.bar(getattr(error.__cause__, "errno", None) or errno.EIO)
+            raise
+        self._gate.bar(0)
         self._gate.forget(batch[-1][0])
         self._remember(first, entries)
         return len(batch)
@@ -145,8 +135,7 @@ class Steward:
         return self._notary.work(self._log.next, self._add)
 
     def _sign_off(self) -> int:
-        self._notary.finish(self._log.next, self._add)
-        return 0
+        return self._notary.finish(self._log.next, self._add)
 
     def _add(self, entries: list[bytes]) -> int:
         first = self._log.append(entries)
@@ -297,6 +286,15 @@ class Steward:
             log.warning("charged reservations of a dead worker", extra={"count": charged})
         return charged
 
+    def tend(self) -> int:
+        """Moves counters at rest out of the ledger and drops those of old windows, bit by bit."""
+        now = time.time_ns()
+        for _ in range(SPANS):
+            self._cell = self._gate.retire(now - IDLE_NS, now, self._cell)
+            if self._cell == 0:
+                break
+        return self._gate.prune(now)
+
     # -- working -------------------------------------------------------------------------------
 
     def drain(self) -> None:
@@ -313,8 +311,7 @@ class Steward:
             return work()
         except Exception as error:
             log.error("the steward failed and tries again", extra={"error": str(error)})
-            rest = SIGNING_REST_S if work == self._sign else REST_S
-            self._rests[name] = time.monotonic() + rest
+            self._rests[name] = time.monotonic() + RESTS_S.get(name, REST_S)
             return 0
 
     def run(self, stop: threading.Event) -> None:
@@ -324,6 +321,7 @@ class Steward:
             if time.monotonic() - self._swept >= SWEEP_S:
                 self._swept = time.monotonic()
                 self._try(self.sweep)
+                self._try(self.tend)
             moved = self._try(self._record)
             moved += self._try(self._observe) + self._try(self._report) + self._try(self._sign)
             if moved < BATCH:
@@ -375,23 +373,33 @@ def serve_steward(
         lock.give_up()
 
 
+@contextmanager
+def standing_in(data_dir: Path, gate: Gate, directory: Directory) -> Iterator[Steward | None]:
+    """A steward for the block, or None while another process is it. Raises StoreError."""
+    lock = Stewardship(data_dir)
+    if not lock.take():
+        yield None
+        return
+    try:
+        steward = Steward(data_dir, gate, directory)
+        try:
+            yield steward
+        finally:
+            steward.close()
+    finally:
+        lock.give_up()
+
+
 def catch_up(data_dir: Path, gate: Gate, directory: Directory, patience_s: float) -> bool:
     """Brings log and view up to date: by ourselves if nobody is steward, else by waiting for it.
 
     False if the steward did not get there in time. Raises StoreError.
     """
-    lock = Stewardship(data_dir)
-    if lock.take():
-        try:
-            steward = Steward(data_dir, gate, directory)
-            try:
-                steward.sweep()
-                steward.drain()
-            finally:
-                steward.close()
-        finally:
-            lock.give_up()
-        return True
+    with standing_in(data_dir, gate, directory) as steward:
+        if steward is not None:
+            steward.sweep()
+            steward.drain()
+            return True
     now = time.time_ns()
     deadline = time.monotonic() + patience_s
     end = -1

@@ -11,8 +11,8 @@ import pytest
 from bifrost.config.load import parse
 from bifrost.errors import Conflict
 from bifrost.governance import declared
-from bifrost.governance.directory import TYPES, Directory
-from bifrost.governance.entities import Entity, VirtualKey
+from bifrost.governance.directory import Directory
+from bifrost.governance.entities import TYPES, Entity, VirtualKey
 from tests.running import KEY, budget, configuration
 
 OTHER = "sk-bf-" + "another0" * 5

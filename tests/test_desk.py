@@ -15,7 +15,14 @@ from bifrost._fast import wire
 from bifrost._fast.density import OVERHEAD, PER_KIB, Density
 from bifrost._fast.desk import IMAGE, Desk, LaneBase, plain_input
 from bifrost._fast.gate import Gate, Plan
-from bifrost._fast.keyring import GrantBase, Keyring, siphash
+from bifrost._fast.keyring import (
+    BULLETIN,
+    GrantBase,
+    Keyring,
+    announce,
+    announced,
+    siphash,
+)
 from bifrost.audit import events
 from bifrost.call import Call
 from bifrost.metering.prices import Price
@@ -55,13 +62,69 @@ def test_a_keyring_finds_what_it_was_given_until_the_policy_moves() -> None:
     assert len(ring) == 0
 
 
-def test_a_full_keyring_begins_anew() -> None:
+def test_a_full_keyring_keeps_who_comes_often() -> None:
     ring = Keyring(mmap.mmap(-1, 8), 100)
-    for number in range(250):
+    regular = _grant()
+    ring.put(b"regular", regular)
+    for number in range(1000):
         ring.put(b"%d" % number, _grant())
-    assert len(ring) == 50
-    assert ring.get(b"249") is not None
+        assert ring.get(b"%d" % number) is not None
+        assert number % 9 or ring.get(b"regular") is regular
+    assert len(ring) == 100
     assert ring.get(b"1") is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("put get clear change".split()), st.integers(0, 40))))
+def test_a_keyring_never_answers_with_anything_but_the_latest_true_grant(
+    steps: list[tuple[str, int]],
+) -> None:
+    page = mmap.mmap(-1, BULLETIN)
+    ring = Keyring(page, 16)
+    true: dict[int, GrantBase] = {}
+    for stamp, (step, number) in enumerate(steps, 1):
+        if step == "put":
+            true[number] = GrantBase(0, (number + 1, number % 3 + 100))
+            ring.put(b"%d" % number, true[number])
+        elif step == "clear":
+            ring.clear()
+            true = {}
+        elif step == "change":  # of one entity: its own, or one that a third of them share
+            announce(page, [number + 1 if number < 20 else number % 3 + 100], stamp, stamp)
+            true = {
+                one: grant
+                for one, grant in true.items()
+                if (one != number if number < 20 else one % 3 != number % 3)
+            }
+        assert ring.get(b"%d" % number) in (None, true.get(number))
+        assert len(ring) <= 16
+        if step == "put":
+            assert ring.get(b"%d" % number) is true[number]
+
+
+def test_a_change_drops_only_whom_it_concerns() -> None:
+    page = mmap.mmap(-1, BULLETIN)
+    ring = Keyring(page)
+    for number in range(1, 501):
+        ring.put(b"%d" % number, GrantBase(0, (number, 1000 + number % 5)))
+    announce(page, [7], 1, 1)
+    announce(page, [1003], 2, 2)
+    kept = {number for number in range(1, 501) if ring.get(b"%d" % number) is not None}
+    assert kept == {number for number in range(1, 501) if number != 7 and number % 5 != 3}
+    ring.put(b"7", GrantBase(0, (7, 1002)))
+    assert ring.get(b"7") is not None, "what is made after the change is true"
+    announce(page, [0], 3, 3)  # nobody knows what changed
+    assert ring.get(b"7") is None
+    assert len(ring) == 0
+
+
+def test_who_missed_more_than_the_bulletin_holds_forgets_everything() -> None:
+    page = mmap.mmap(-1, BULLETIN)
+    ring = Keyring(page)
+    ring.put(b"1", GrantBase(0, (1,)))
+    announce(page, range(2, 5000), 1, 1)
+    assert ring.get(b"1") is None
+    assert announced(page) == 1
 
 
 class Lane(LaneBase):
@@ -82,7 +145,9 @@ def gate(tmp_path: Path) -> Any:
     opened.close()
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     usage=st.none()
     | st.builds(

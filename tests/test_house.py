@@ -17,6 +17,7 @@ ROOMS = {"routing", "governance", "translate", "providers", "upstream", "meterin
 ORDER = {"identify", "lanes", "governor", "line", "watch", "pipeline"}
 WINGS = {
     *("usage", "steward", "mock", "logs", "listener", "farewell", "succession", "binding", "child"),
+    "stewardship",
     *("recovery", "reconciliation", "admin", "pricing", "alerts", "webhooks"),
 }
 TOP = {"core", "metrics", "app", "doors", "embedding", "supervisor", "cli", "__init__", "__main__"}
@@ -34,8 +35,9 @@ MAY = {
     "doors": LEAVES | {"pipeline"},
     "usage": LEAVES | {"audit", "governance", "metering"},
     "pricing": LEAVES | {"audit", "governance", "metering"},
-    "steward": LEAVES | {"audit", "usage", "governance"},
-    "recovery": LEAVES | {"audit", "governance", "identify", "steward"},
+    "stewardship": set(),
+    "steward": LEAVES | {"audit", "usage", "governance", "stewardship"},
+    "recovery": LEAVES | {"audit", "governance", "identify", "stewardship"},
     "admin": LEAVES | ROOMS | {"identify", "lanes", "usage", "pricing"},
     "reconciliation": LEAVES | {"audit", "governance", "identify", "recovery"},
     "alerts": LEAVES | {"audit", "governance"},

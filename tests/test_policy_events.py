@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import getpass
 import time
 from pathlib import Path
 
 import pytest
 
-from bifrost._fast.gate import GateError
 from bifrost.audit import events, policy
 from bifrost.audit.log import Reader
 from bifrost.config.load import load
 from bifrost.core import Core, stores
 from bifrost.errors import Conflict, StoreError
-from bifrost.governance.directory import Directory
 from bifrost.steward import catch_up
 from tests.commands import Office
 
@@ -65,19 +64,13 @@ def test_what_the_configuration_declares_is_recorded_once(tmp_path: Path) -> Non
 
 
 def test_a_change_that_cannot_be_recorded_is_not_made(tmp_path: Path) -> None:
-    class Full:
-        def append(self, event: bytes, now_ns: int) -> None:
-            raise GateError("cannot append to the outbox", 28)
-
-    full = Full()
-    directory = Directory(
-        tmp_path,
-        lambda *change: policy.record(full, *change),  # type: ignore[arg-type]
-    )
-    with pytest.raises(StoreError, match="cannot be recorded, so it is not made"):
+    with stores(tmp_path) as (directory, gate):
+        gate.bar(errno.ENOSPC)
+        with pytest.raises(StoreError, match=r"cannot be recorded, so it is not made.*No space"):
+            directory.create("team", "core")
+        assert directory.find("team", "core") is None
+        gate.bar(0)
         directory.create("team", "core")
-    assert directory.find("team", "core") is None
-    directory.close()
 
 
 def test_a_refused_change_leaves_no_event(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from bifrost.errors import StoreError
 from bifrost.governance.directory import Directory
 from bifrost.governance.entities import id_number
 from bifrost.logs import JsonLines
-from bifrost.steward import BATCH, Steward, Stewardship, serve_steward
+from bifrost.steward import BATCH, Steward, serve_steward
+from bifrost.stewardship import Stewardship
 from bifrost.usage.view import UsageView
 from tests.commands import Office, until
 

@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from .home cimport Home, home_row
 from .ledger cimport LED_SLOTS, led_answer, led_ask, led_slot, ledger
@@ -8,7 +8,7 @@ from .timing cimport Timing
 
 cdef class Plan:
     cdef int n
-    cdef led_slot slots[LED_SLOTS]
+    cdef led_slot *slots
     cdef object window
     cdef readonly tuple labels
     cdef int64_t first_end, last_start
@@ -32,6 +32,9 @@ cdef class Gate:
     cdef ledger books
     cdef uint64_t sequence
     cdef int owner_fd, ledger_fd, using_fd
+    cdef list owed              # settlements that found no room
+    cdef uint32_t meter         # where the search for idle meters goes on
+    cdef uint8_t pruned[17]     # and that for old rows
     cdef readonly uint32_t owner
     cdef readonly str directory
     cdef readonly bint unclean
@@ -49,6 +52,9 @@ cdef class Gate:
     cdef uint32_t _retire(self, int64_t idle_since_ns, int64_t now_ns, uint32_t start,
                           uint32_t span) except? 0xFFFFFFFF
     cdef int _retire_meters(self, int64_t now_ns) except -1
+    cdef int _require_open(self) except -1
+    cdef bint _free_a_meter(self, int64_t now_ns) except -1
+    cdef int _give_meters(self, MDB_txn *txn, const uint32_t *idle, int n) noexcept
     cdef int _move_out(self, MDB_txn *txn, uint32_t cell, int64_t idle_since_ns, int64_t now_ns,
                        uint32_t *moved) noexcept
     cdef int _spill(self) except -1

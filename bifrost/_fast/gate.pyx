@@ -16,23 +16,32 @@ from posix.unistd cimport close
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from .home cimport Home, home_row
 from .ledger cimport (
-    LED_BEHIND, LED_CONCURRENCY, LED_DAMAGED, LED_FULL, LED_GONE, LED_INPUT, LED_MONEY, LED_NEW,
-    LED_NO_ROOM, LED_NOTE, LED_OUTPUT, LED_OVERDRAFT, LED_REFUSED, LED_REQUESTS, LED_RING,
-    LED_SLOTS, LED_STALE, LED_TOKENS, LED_UNCLEAN, led_adjust, led_answer, led_append, led_ask,
-    led_asleep, led_cell, led_close, led_entry, led_give_cell, led_give_meter, led_is, led_lock,
-    led_look, led_meter_idle, led_meter_is, led_next, led_open, led_quit, led_record, led_reserve,
-    led_resting, led_settle, led_slot, led_span, led_take_cell, led_take_meter, led_turn,
-    led_turn_id, led_unlock, led_wait, led_warm, ledger,
+    LED_BEHIND, LED_CELLS, LED_CONCURRENCY, LED_DAMAGED, LED_FULL, LED_GONE, LED_INPUT, LED_METERS,
+    LED_MONEY, LED_NEW, LED_NO_ROOM, LED_NOTE, LED_OUTPUT, LED_OVERDRAFT, LED_RECORDS, LED_REFUSED,
+    LED_REQUESTS, LED_RING, LED_SLOTS, LED_STALE, LED_TOKENS, LED_UNCLEAN, led_adjust, led_answer,
+    led_append, led_ask, led_asleep, led_cell, led_close, led_entry, led_give_cell, led_give_meter,
+    led_is, led_lock, led_look, led_meter_is, led_meter_over, led_meters_idle, led_next, led_open,
+    led_quit, led_record, led_reserve, led_resting, led_settle, led_slot, led_span, led_spare,
+    led_take_cell, led_take_meter, led_turn, led_turn_id, led_unlock, led_wait, led_warm, ledger,
 )
 from .lmdb_api cimport NOTFOUND, MDB_txn
 from .timing cimport Timing, now_mono
 
 cdef enum:
     RETIRED_AT_ONCE = 256       # cells moved out in one LMDB transaction
+    METERS_AT_ONCE = 64         # meters given back in one, while the ledger is held
+    METERS_LOOKED_AT = 65536
+    ROWS_LOOKED_AT = 4096
+    SPARE = 16384               # bytes of the ring kept free for what is under way
+
+cdef enum:
+    NO_CELL = -7                # beside LED_FULL, which stands for records
+    NO_METER = -8
 
 cdef int64_t DAY_NS = 86_400_000_000_000
 cdef int errno_io = errno.EIO
@@ -43,7 +52,13 @@ class GateError(Exception):
 
     def __init__(self, what, int code):
         if code == LED_FULL:
-            text = "no place is left for another request in flight"
+            text = f"{LED_RECORDS:,} requests are under way, which is the most there can be"
+        elif code == NO_CELL:
+            text = (f"{LED_CELLS:,} budgets are in use, which is the most there can be; those that "
+                    "rest are moved out by and by")
+        elif code == NO_METER:
+            text = (f"{LED_METERS:,} rate limits count something now, which is the most there can "
+                    "be; remove some, or set them on teams instead of keys")
         elif code == LED_GONE:
             text = "the reservation is not there any more"
         else:
@@ -103,6 +118,9 @@ cdef class Plan:
                              f"not {len(slots)}")
         self.window = window
         self.labels = tuple(labels)
+        self.slots = <led_slot *>calloc(len(slots) or 1, sizeof(led_slot))
+        if self.slots == NULL:
+            raise MemoryError()
         self.n = len(slots)
         self.first_end = 0
         self.last_start = 0
@@ -119,6 +137,9 @@ cdef class Plan:
                 if not 0 <= limit < 2**32:
                     raise ValueError(f"a rate limit is from 0 to {2**32 - 1}, not {limit}")
                 self.slots[i].end_ns = more[1]
+
+    def __dealloc__(self):
+        free(self.slots)
 
     def __len__(self):
         return self.n
@@ -170,6 +191,9 @@ def usd(int64_t nano):
     return PyBytes_FromStringAndSize(text, n)
 
 
+cdef size_t MAP_SIZE = <size_t>1 << (38 if sizeof(size_t) > 4 else 28)
+
+
 def _boot():
     """What tells this run of the machine from the last; empty where the system does not say."""
     try:
@@ -182,7 +206,8 @@ def _boot():
 cdef class Gate:
     """The shared state of one data directory: open once per process, after any fork.
 
-    ``directory`` is made if needed; ``map_size`` bounds the LMDB file (sparse). Raises GateError.
+    ``directory`` is made if needed; ``map_size`` are the addresses LMDB's file begins with (more
+    are taken as it grows; it is no larger than what is in it). Raises GateError.
     Every process that opens it gets an owner number, held by a lock on ``owner-N.lock``: when the
     process dies, however it dies, the lock is free and its reservations can be found.
     ``unclean``: the machine went down while the state was open, so what it holds may be old.
@@ -190,7 +215,7 @@ cdef class Gate:
     their ``since_ns``; ``governing`` both together.
     """
 
-    def __cinit__(self, directory, size_t map_size=1 << 30):
+    def __cinit__(self, directory, size_t map_size=MAP_SIZE):
         self.owner_fd = self.ledger_fd = self.using_fd = -1
         self.directory = os.fspath(directory)
         self.gating = Timing()
@@ -199,6 +224,7 @@ cdef class Gate:
         self.governing = Timing()
         self.home = Home()
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        self.owed = []
         _check(f"cannot open the state store in {self.directory}",
                self.home.open(os.fsencode(self.directory), map_size))
         self._open_ledger()
@@ -262,6 +288,10 @@ cdef class Gate:
         """Flushes the state to disk and gives up the owner number; further calls raise GateError."""
         if self.home.env == NULL:
             return
+        try:
+            self.pay()
+        except GateError:
+            pass                # the steward charges in full what stays
         self._flush()
         try:
             fcntl.flock(self.using_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -298,6 +328,11 @@ cdef class Gate:
             raise GateError("the state store is closed", errno.EINVAL)
         return 0
 
+    cdef int _require_open(self) except -1:
+        if self.books.head.barred:
+            raise GateError("the audit log cannot be written", <int>self.books.head.barred)
+        return 0
+
     # -- money -----------------------------------------------------------------------------------
 
     def admit(self, Plan plan, int64_t amount, bytes note, int64_t now_ns, int64_t since_ns=0, *,
@@ -322,6 +357,11 @@ cdef class Gate:
         cdef int code
         cdef Ticket ticket
         self._require()
+        self._require_open()
+        if self.owed:
+            self.pay()
+        elif led_spare(&self.books) < SPARE:
+            self._spill()       # what comes in must find room when it goes out
         if ask.amount < 0 or ask.input_tokens < 0 or ask.output_tokens < 0:
             raise ValueError("an amount cannot be negative")
         if ask.note_size > LED_NOTE:
@@ -418,7 +458,13 @@ cdef class Gate:
                               input_tokens, output_tokens, event, size, now_ns)
             if code != LED_NO_ROOM:
                 break
-            self._spill()
+            try:
+                self._spill()
+            except GateError:   # the reservation stays until there is room, and nobody is let in
+                self.owed.append((ticket.record, ticket.sequence, cost, input_tokens,
+                                  output_tokens, event[:size], now_ns))
+                code = 0
+                break
         if code:
             raise GateError("cannot settle", code)
         ticket.open = False
@@ -429,10 +475,51 @@ cdef class Gate:
         self.governing.add(took + ticket.spent_ns)
         return 0
 
-    def append(self, bytes event, int64_t now_ns):
-        """Appends an event that moves no money (a refusal, an administrative act)."""
+    def pay(self):
+        """Settles what could not be settled while there was no room, as at its own time.
+
+        To be called now and then; admitting does it too. Raises GateError while there is none.
+        """
         cdef int code
         self._require()
+        while self.owed:
+            record, sequence, cost, input_tokens, output_tokens, event, now_ns = self.owed[0]
+            code = led_settle(&self.books, record, self.owner, sequence, cost, input_tokens,
+                              output_tokens, PyBytes_AS_STRING(event), PyBytes_GET_SIZE(event),
+                              now_ns)
+            if code == LED_NO_ROOM:
+                self._spill()
+                continue
+            del self.owed[0]
+            if code:
+                raise GateError("cannot settle", code)
+
+    def bar(self, int code):
+        """Lets nobody in, in any process, because of this error number; 0 lets them in again."""
+        self._require()
+        if self.books.head.barred != <uint64_t>code:
+            self.books.head.barred = <uint64_t>code
+
+    @property
+    def barred(self):
+        """The error number for which nobody is let in; 0 usually."""
+        self._require()
+        return <int>self.books.head.barred
+
+    @property
+    def unpaid(self):
+        """How many requests could not be settled yet for want of room."""
+        return len(self.owed)
+
+    def append(self, bytes event, int64_t now_ns, *, bint admitting=False):
+        """Appends an event that moves no money (a refusal, an administrative act).
+
+        ``admitting``: of what is only done if it can be recorded; not while nobody is let in.
+        """
+        cdef int code
+        self._require()
+        if admitting:
+            self._require_open()
         while True:
             code = led_append(&self.books, PyBytes_AS_STRING(event), PyBytes_GET_SIZE(event), now_ns)
             if code != LED_NO_ROOM:
@@ -475,7 +562,12 @@ cdef class Gate:
         code = self._place(slot, &row, now_ns)
         if code:
             self.home.abort(txn)
-            raise GateError("cannot make room for another budget", code)
+            if code == LED_FULL and meter and self._free_a_meter(now_ns):
+                return self._locate(slot, now_ns)
+            if code == LED_FULL:
+                code = NO_METER if meter else NO_CELL
+            raise GateError(f"cannot make room for another {'rate limit' if meter else 'budget'}",
+                            code)
         code = self.home.keep(txn, &key, &row)
         if code:
             self.home.abort(txn)
@@ -530,6 +622,14 @@ cdef class Gate:
         cdef uint32_t cell = start
         cdef int n = 0, i, code
         cdef uint64_t used = self.books.head.cells_used
+        while cell < used and cell - start < span and not led_resting(&self.books, cell,
+                                                                      idle_since_ns):
+            cell += 1
+        if cell >= used:
+            self._retire_meters(now_ns)
+            return 0
+        if cell - start >= span:
+            return cell
         _check("cannot write the state store", self.home.begin(&txn))
         code = 0
         while code == 0 and cell < used and cell - start < span and n < RETIRED_AT_ONCE:
@@ -556,34 +656,73 @@ cdef class Gate:
         return 0
 
     cdef int _retire_meters(self, int64_t now_ns) except -1:
-        """Gives back meters in which nothing counts any more."""
+        """Gives back some meters in which nothing counts any more; goes on where it stopped."""
         cdef MDB_txn *txn = NULL
+        cdef uint32_t over[METERS_AT_ONCE]
+        cdef uint32_t used = self.books.head.meters_used, looked = 0
+        cdef int n = 0, code
+        while looked < min(used, METERS_LOOKED_AT) and n < METERS_AT_ONCE:
+            if self.meter >= used:
+                if n:           # they are in order
+                    break
+                self.meter = 0
+            if led_meter_over(&self.books, self.meter, now_ns):
+                over[n] = self.meter
+                n += 1
+            self.meter += 1
+            looked += 1
+        if n == 0:
+            return 0
+        _check("cannot write the state store", self.home.begin(&txn))
+        code = led_lock(&self.books)
+        if code == 0:
+            n = led_meters_idle(&self.books, over, n, now_ns)
+            code = self._give_meters(txn, over, n)
+            led_unlock(&self.books)
+        if code:
+            self.home.abort(txn)
+            _check("cannot give back a meter", code)
+        _check("cannot give back a meter", self.home.commit(txn))
+        return 0
+
+    cdef bint _free_a_meter(self, int64_t now_ns) except -1:
+        """Looks through all meters for one that is idle."""
+        cdef uint32_t looked = 0
+        while looked <= LED_METERS and not self.books.head.meters_free:
+            self._retire_meters(now_ns)
+            looked += METERS_LOOKED_AT
+        return self.books.head.meters_free != 0
+
+    cdef int _give_meters(self, MDB_txn *txn, const uint32_t *idle, int n) noexcept:
+        """Drops the rows of meters, then the meters; a meter without a row is nobody's."""
         cdef home_row row
         cdef led_cell key
-        cdef uint32_t i
-        cdef int code, found
-        for i in range(self.books.head.meters_used):
-            if not led_meter_idle(&self.books, i, now_ns):
-                continue
-            _check("cannot write the state store", self.home.begin(&txn))
-            code = led_lock(&self.books)
-            if code == 0 and led_meter_idle(&self.books, i, now_ns):
-                memset(&key, 0, sizeof(key))
-                key.budget, key.start_ns = self.books.meters[i].id, METER_ROW
-                found = self.home.row(txn, key.budget, METER_ROW, &row)
-                if found == NOTFOUND:       # its maker died half-way
-                    key.budget = ~key.budget
-                    found = self.home.row(txn, key.budget, METER_ROW, &row)
-                if found == 0 and row.cell == i:
-                    code = self.home.drop(txn, &key)
-                if code == 0:
-                    led_give_meter(&self.books, i)
-            led_unlock(&self.books)
-            if code:
-                self.home.abort(txn)
-                _check("cannot give back a meter", code)
-            _check("cannot give back a meter", self.home.commit(txn))
+        cdef int i, code
+        for i in range(n):
+            memset(&key, 0, sizeof(key))
+            key.budget, key.start_ns = self.books.meters[idle[i]].id, METER_ROW
+            code = self.home.row(txn, key.budget, METER_ROW, &row)
+            if code == NOTFOUND:            # its maker died half-way
+                key.budget = ~key.budget
+                code = self.home.row(txn, key.budget, METER_ROW, &row)
+            if code == 0 and row.cell == idle[i]:
+                code = self.home.drop(txn, &key)
+            if code and code != NOTFOUND:
+                return code
+            led_give_meter(&self.books, idle[i])
         return 0
+
+    def prune(self, int64_t now_ns):
+        """Drops some counters at rest whose windows ended a day ago; returns how many.
+
+        Goes on where it stopped, so that all are looked at in time.
+        """
+        cdef int dropped = 0
+        cdef int code
+        self._require()
+        code = self.home.prune(now_ns - DAY_NS, self.pruned, ROWS_LOOKED_AT, &dropped)
+        _check("cannot drop counters of old windows", code)
+        return dropped
 
     cdef int _move_out(self, MDB_txn *txn, uint32_t cell, int64_t idle_since_ns, int64_t now_ns,
                        uint32_t *moved) noexcept:

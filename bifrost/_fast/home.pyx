@@ -10,23 +10,66 @@ One B-tree; integers in keys are big-endian, so that the tree sorts them:
 A compiled leaf, used by the gate only.
 """
 
+import errno
 import os
 
 import lmdb.cpython
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from .ledger cimport led_cell
 from .lmdb_api cimport (
-    NOMEMINIT, NORDAHEAD, NOSYNC, NOTFOUND, NOTLS, RDONLY, WRITEMAP,
-    OP_GET_CURRENT, OP_NEXT, OP_SET_RANGE, MDB_cursor, MDB_env, MDB_txn, MDB_val, lm, lm_bind,
+    EINVAL, ENOMEM, MAP_RESIZED, NOMEMINIT, NORDAHEAD, NOSYNC, NOTFOUND, NOTLS, RDONLY,
+    OP_GET_CURRENT, OP_NEXT, OP_SET_RANGE, MDB_cursor, MDB_env, MDB_envinfo, MDB_txn, MDB_val, lm,
+    lm_bind,
 )
+
+cdef enum:
+    READERS = 512
+    LOCK_SIZE = 65536           # bytes of lock.mdb: a header and 64 for each reader
+    PAGE = 4096
+    LEAST_MAP = 1 << 20
+    PRUNED_AT_ONCE = 256
 
 cdef uint8_t LEDGER = 0x00
 cdef uint8_t ACCOUNT = 0x03
 cdef uint8_t OUTBOX = 0xF0
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <sched.h>
+    #include <stdint.h>
+    #include <sys/statvfs.h>
+    /* How many transactions this process has open; negative while the map is being moved. */
+    static inline void home_enter(int *inside) {
+        for (;;) {
+            if (__atomic_add_fetch(inside, 1, __ATOMIC_SEQ_CST) > 0) return;
+            __atomic_sub_fetch(inside, 1, __ATOMIC_SEQ_CST);
+            sched_yield();
+        }
+    }
+    static inline void home_leave(int *inside) { __atomic_sub_fetch(inside, 1, __ATOMIC_SEQ_CST); }
+    static inline int home_close(int *inside) {     /* keeps everybody out, if nobody is in */
+        int none = 0;
+        return __atomic_compare_exchange_n(inside, &none, -(1 << 30), 0, __ATOMIC_SEQ_CST,
+                                           __ATOMIC_RELAXED);
+    }
+    /* LMDB answers EIO when the disk takes only a part of what it writes. */
+    static inline int home_fault(const char *path, int code) {
+        struct statvfs disk;
+        if (code != EIO || statvfs(path, &disk)) return code;
+        return (uint64_t)disk.f_bavail * disk.f_frsize < (1 << 20) ? ENOSPC : code;
+    }
+    static inline void home_open(int *inside) { __atomic_add_fetch(inside, 1 << 30, __ATOMIC_SEQ_CST); }
+    """
+    void home_enter(int *) noexcept nogil
+    void home_leave(int *) noexcept nogil
+    bint home_close(int *) noexcept nogil
+    void home_open(int *) noexcept nogil
+    int home_fault(const char *, int) noexcept nogil
 
 cdef const char *_missing = lm_bind(os.fsencode(lmdb.cpython.__file__))
 if _missing != NULL:
@@ -34,6 +77,28 @@ if _missing != NULL:
         "bifrost needs the lmdb package's own LMDB 0.9 functions and did not find "
         f"{(<bytes>_missing).decode()!r} in {lmdb.cpython.__file__}; install lmdb>=3,<4"
     )
+
+
+def settle(path, Py_ssize_t size):
+    """Gives a file that will be mapped its place on the disk before a page of it is touched.
+
+    A full disk is an OSError here; later it would be a signal that ends the process. A file that
+    has its place is not opened: the system drops a process's locks on it when it is closed again.
+    """
+    try:
+        found = os.stat(path)
+        if found.st_size >= size and found.st_blocks * 512 >= size:
+            return
+    except FileNotFoundError:
+        pass
+    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+    finally:
+        os.close(fd)
 
 
 cdef inline void put64(uint8_t *p, uint64_t v) noexcept nogil:
@@ -53,26 +118,42 @@ cdef inline uint64_t get64(const uint8_t *p) noexcept nogil:
 cdef class Home:
     """The environment of one data directory; every method answers LMDB's error number, 0 is good."""
 
-    cdef int open(self, bytes path, size_t map_size) noexcept:
+    cdef int open(self, bytes path, size_t map_size) except? -1:
+        """Opens the environment, made if it is not there. Raises OSError for a full disk.
+
+        ``map_size`` are addresses, not memory or disk; where they are short it begins with fewer
+        and is doubled when needed. Pages are written, not mapped for writing: a disk that is full
+        is an error then, and the file is no larger than what is in it.
+        """
         cdef MDB_txn *txn = NULL
         cdef int dead = 0
-        cdef int code = lm.env_create(&self.env)
+        cdef int code
+        self.path = path
+        self.where = PyBytes_AS_STRING(path)
+        settle(path + b"/lock.mdb", LOCK_SIZE)
+        while True:
+            code = lm.env_create(&self.env)
+            if code:
+                return code
+            lm.env_set_mapsize(self.env, map_size)
+            lm.env_set_maxreaders(self.env, READERS)
+            code = lm.env_open(self.env, path, NOSYNC | NOTLS | NORDAHEAD | NOMEMINIT, 0o600)
+            if (code != ENOMEM and code != EINVAL) or map_size <= LEAST_MAP:
+                break
+            lm.env_close(self.env)      # as is due after a failure
+            map_size //= 4
         if code:
-            return code
-        lm.env_set_mapsize(self.env, map_size)
-        lm.env_set_maxreaders(self.env, 512)
-        code = lm.env_open(self.env, path, WRITEMAP | NOSYNC | NOTLS | NORDAHEAD | NOMEMINIT, 0o600)
-        if code:
+            self.close()
             return code
         lm.reader_check(self.env, &dead)
-        code = lm.txn_begin(self.env, NULL, 0, &txn)
+        code = self.begin(&txn)
         if code:
             return code
         code = lm.dbi_open(txn, NULL, 0, &self.dbi)
         if code:
-            lm.txn_abort(txn)
+            self.abort(txn)
             return code
-        return lm.txn_commit(txn)
+        return self.commit(txn)
 
     cdef void close(self) noexcept:
         if self.env != NULL:
@@ -84,13 +165,45 @@ cdef class Home:
 
     cdef int begin(self, MDB_txn **txn) noexcept nogil:
         """Begins a write transaction: there is one at a time, over all processes."""
-        return lm.txn_begin(self.env, NULL, 0, txn)
+        self._make_room()
+        return self._start(0, txn)
+
+    cdef int look(self, MDB_txn **txn) noexcept nogil:
+        """Begins a transaction that only reads."""
+        return self._start(RDONLY, txn)
+
+    cdef int _start(self, unsigned int flags, MDB_txn **txn) noexcept nogil:
+        cdef int code
+        while True:
+            home_enter(&self.inside)
+            code = lm.txn_begin(self.env, NULL, flags, txn)
+            if code == 0:
+                return 0
+            home_leave(&self.inside)
+            if code != MAP_RESIZED:
+                return code
+            self._resize(0)     # another process made it larger
+
+    cdef void _make_room(self) noexcept nogil:
+        """Doubles the map when less than a third of it is left and nobody of ours looks at it."""
+        cdef MDB_envinfo info
+        lm.env_info(self.env, &info)
+        if (info.me_last_pgno + 1) * PAGE * 3 > info.me_mapsize * 2:
+            self._resize(info.me_mapsize * 2)
+
+    cdef void _resize(self, size_t size) noexcept nogil:
+        if home_close(&self.inside):
+            lm.env_set_mapsize(self.env, size)      # addresses ran out: MAP_FULL will tell
+            home_open(&self.inside)
 
     cdef int commit(self, MDB_txn *txn) noexcept nogil:
-        return lm.txn_commit(txn)
+        cdef int code = lm.txn_commit(txn)
+        home_leave(&self.inside)
+        return home_fault(self.where, code) if code else 0
 
     cdef void abort(self, MDB_txn *txn) noexcept nogil:
         lm.txn_abort(txn)
+        home_leave(&self.inside)
 
     cdef int sync(self) noexcept nogil:
         return lm.env_sync(self.env, 1)
@@ -104,29 +217,29 @@ cdef class Home:
     cdef int identity(self, uint64_t *number) noexcept nogil:
         cdef MDB_txn *txn = NULL
         cdef MDB_val key, data
-        cdef int code = lm.txn_begin(self.env, NULL, RDONLY, &txn)
+        cdef int code = self.look(&txn)
         if code:
             return code
         key.mv_size, key.mv_data = 1, &LEDGER
         code = lm.get(txn, self.dbi, &key, &data)
         if code == 0:
             memcpy(number, data.mv_data, 8)
-        lm.txn_abort(txn)
+        self.abort(txn)
         return code
 
     cdef int name(self, uint64_t number) noexcept nogil:
         cdef MDB_txn *txn = NULL
         cdef MDB_val key, data
-        cdef int code = lm.txn_begin(self.env, NULL, 0, &txn)
+        cdef int code = self.begin(&txn)
         if code:
             return code
         key.mv_size, key.mv_data = 1, &LEDGER
         data.mv_size, data.mv_data = 8, &number
         code = lm.put(txn, self.dbi, &key, &data, 0)
         if code:
-            lm.txn_abort(txn)
+            self.abort(txn)
             return code
-        return lm.txn_commit(txn)
+        return self.commit(txn)
 
     # -- accounts ------------------------------------------------------------------------------
 
@@ -138,7 +251,7 @@ cdef class Home:
         cdef uint8_t name[17]
         cdef int code = 0
         if txn == NULL:
-            code = lm.txn_begin(self.env, NULL, RDONLY, &own)
+            code = self.look(&own)
             if code:
                 return code
         _account(name, budget, start_ns)
@@ -147,7 +260,7 @@ cdef class Home:
         if code == 0:
             memcpy(row, data.mv_data, sizeof(home_row))
         if txn == NULL:
-            lm.txn_abort(own)
+            self.abort(own)
         return code
 
     cdef int keep(self, MDB_txn *txn, const led_cell *key_of, const home_row *row) noexcept nogil:
@@ -164,6 +277,62 @@ cdef class Home:
         _account(name, key_of.budget, key_of.start_ns)
         key.mv_size, key.mv_data = 17, name
         return lm.del_(txn, self.dbi, &key, NULL)
+
+    cdef int prune(self, int64_t before_ns, uint8_t *place, int most, int *dropped) noexcept nogil:
+        """Looks at ``most`` rows from the 17 bytes of ``place`` on, which moves; drops those that
+        rest and whose window ended before ``before_ns``. At the end ``place`` begins anew."""
+        cdef MDB_txn *txn = NULL
+        cdef MDB_cursor *cursor = NULL
+        cdef MDB_val key, data
+        cdef home_row row
+        cdef uint8_t gone[PRUNED_AT_ONCE][17]
+        cdef int n = 0, i, code
+        dropped[0] = 0
+        if place[0] != ACCOUNT:
+            _account(place, 0, 0)
+        code = self.look(&txn)
+        if code:
+            return code
+        code = lm.cursor_open(txn, self.dbi, &cursor)
+        if code:
+            self.abort(txn)
+            return code
+        key.mv_size, key.mv_data = 17, place
+        code = lm.cursor_get(cursor, &key, &data, OP_SET_RANGE)
+        while code == 0 and most and n < PRUNED_AT_ONCE:
+            if (<uint8_t *>key.mv_data)[0] != ACCOUNT:
+                code = NOTFOUND
+                break
+            memcpy(&row, data.mv_data, sizeof(row))
+            if not row.live and row.end_ns < before_ns:
+                memcpy(gone[n], key.mv_data, 17)
+                n += 1
+            most -= 1
+            code = lm.cursor_get(cursor, &key, &data, OP_NEXT)
+        if code == 0:
+            memcpy(place, key.mv_data, 17)
+        else:
+            place[0] = 0
+        lm.cursor_close(cursor)
+        self.abort(txn)
+        if code and code != NOTFOUND:
+            return code
+        if n == 0:
+            return 0
+        code = self.begin(&txn)
+        if code:
+            return code
+        for i in range(n):
+            key.mv_size, key.mv_data = 17, gone[i]
+            if lm.get(txn, self.dbi, &key, &data) == 0:
+                memcpy(&row, data.mv_data, sizeof(row))
+                if not row.live:        # nobody woke it meanwhile
+                    code = lm.del_(txn, self.dbi, &key, NULL)
+                    if code:
+                        self.abort(txn)
+                        return code
+                    dropped[0] += 1
+        return self.commit(txn)
 
     # -- events --------------------------------------------------------------------------------
 
@@ -183,12 +352,12 @@ cdef class Home:
         cdef MDB_cursor *cursor = NULL
         cdef MDB_val key, data
         cdef uint8_t name[9]
-        cdef int code = lm.txn_begin(self.env, NULL, RDONLY, &txn)
+        cdef int code = self.look(&txn)
         if code:
             return code
         code = lm.cursor_open(txn, self.dbi, &cursor)
         if code:
-            lm.txn_abort(txn)
+            self.abort(txn)
             return code
         try:
             name[0] = OUTBOX
@@ -203,7 +372,7 @@ cdef class Home:
                 code = lm.cursor_get(cursor, &key, &data, OP_NEXT)
         finally:
             lm.cursor_close(cursor)
-            lm.txn_abort(txn)
+            self.abort(txn)
         return 0 if code == NOTFOUND else code
 
     cdef int forget(self, uint64_t upto) noexcept nogil:
@@ -218,19 +387,19 @@ cdef class Home:
         name[0] = OUTBOX
         put64(name + 1, 0)
         while True:
-            code = lm.txn_begin(self.env, NULL, flags, &txn)
+            code = self.look(&txn) if flags == RDONLY else self.begin(&txn)
             if code:
                 return code
             code = lm.cursor_open(txn, self.dbi, &cursor)
             if code:
-                lm.txn_abort(txn)
+                self.abort(txn)
                 return code
             key.mv_size, key.mv_data = 9, name
             code = lm.cursor_get(cursor, &key, &data, OP_SET_RANGE)
             some = code == 0 and _old(&key, upto)
             if flags == RDONLY or not some:
                 lm.cursor_close(cursor)
-                lm.txn_abort(txn)
+                self.abort(txn)
                 if not some:
                     return 0 if code == NOTFOUND else code
                 flags = 0
@@ -245,9 +414,9 @@ cdef class Home:
                     code = lm.cursor_get(cursor, &key, &data, OP_SET_RANGE)
         lm.cursor_close(cursor)
         if code and code != NOTFOUND:
-            lm.txn_abort(txn)
+            self.abort(txn)
             return code
-        return lm.txn_commit(txn)
+        return self.commit(txn)
 
 
 cdef inline bint _old(const MDB_val *key, uint64_t upto) noexcept nogil:

@@ -100,6 +100,7 @@ typedef struct {
     uint64_t head;                  /* of the ring; a single store, needs no redo */
     uint64_t redo_count;
     struct { uint64_t at, value; } redo[LED_REDO];
+    uint64_t barred;                /* errno for which nobody is let in, 0: open; a single store */
 } led_header;
 
 typedef struct {
@@ -230,6 +231,7 @@ static inline int led_open(ledger *l, int fd, int alone, uint64_t identity) {
     l->meters = (led_meter *)(l->base + LED_AT_METERS);
     l->cells = (led_cell *)(l->base + LED_AT_CELLS);
     if (!alone) return l->head->magic == LED_MAGIC ? 0 : EINVAL;
+    l->head->barred = 0;
     if (l->head->magic == 0) {
         l->head->identity = identity;
         l->head->clean = 1;
@@ -341,6 +343,15 @@ static inline int led_event(ledger *l, const char *event, size_t size, int64_t n
     led_put(l, &h->last, entry->sequence);
     led_put(l, &h->tail, at + need);
     return 0;
+}
+
+/* How many bytes of events find room, about: nobody is held up to tell. */
+static inline uint64_t led_spare(const ledger *l) {
+    uint64_t head = l->head->head, tail = l->head->tail, used = tail - head;
+    if (used >= LED_RING) return used > LED_RING ? LED_RING : 0;    /* seen while they moved */
+    if (head / LED_RING != tail / LED_RING) return LED_RING - used;
+    uint64_t behind = LED_RING - tail % LED_RING, before = head % LED_RING;
+    return behind > before ? behind : before;
 }
 
 /* Where the ring begins and ends now. */

@@ -3,10 +3,12 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 # What the gate uses of ledger.h.
 cdef extern from "ledger.h" nogil:
     enum:
-        LED_SLOTS, LED_NOTE, LED_RING
+        LED_SLOTS, LED_NOTE, LED_RING, LED_RECORDS
         LED_REFUSED, LED_STALE, LED_NO_ROOM, LED_GONE, LED_FULL, LED_BEHIND
         LED_NEW, LED_SOUND, LED_UNCLEAN, LED_DAMAGED
         LED_MONEY, LED_OVERDRAFT, LED_CONCURRENCY, LED_REQUESTS, LED_INPUT, LED_OUTPUT, LED_TOKENS
+
+    size_t LED_CELLS, LED_METERS
 
     ctypedef struct led_cell:
         uint64_t budget
@@ -19,7 +21,8 @@ cdef extern from "ledger.h" nogil:
         char note[1]
 
     ctypedef struct led_header:
-        uint64_t identity, clean, head, tail, last, cells_used, meters_used, records_used, freed
+        uint64_t identity, clean, head, tail, last, cells_used, meters_used, meters_free
+        uint64_t records_used, freed, barred
         char boot[40]
 
     ctypedef struct led_meter:
@@ -55,6 +58,7 @@ cdef extern from "ledger.h" nogil:
     bint led_asleep(const ledger *, uint32_t cell, uint64_t budget, int64_t start_ns)
     void led_turn(ledger *, uint32_t cell)
     bint led_resting(const ledger *, uint32_t cell, int64_t since_ns)
+    uint64_t led_spare(const ledger *)
     int led_span(ledger *, uint64_t *head, uint64_t *tail)
     const led_entry *led_next(const ledger *, uint64_t *at, uint64_t tail)
 
@@ -63,7 +67,8 @@ cdef extern from "meter.h" nogil:
     void led_turn_id(ledger *, uint32_t meter)
     int led_take_meter(ledger *, uint64_t id, int64_t span_ns, uint32_t *taken)
     void led_give_meter(ledger *, uint32_t meter)
-    bint led_meter_idle(const ledger *, uint32_t meter, int64_t now_ns)
+    bint led_meter_over(const ledger *, uint32_t meter, int64_t now_ns)
+    int led_meters_idle(const ledger *, uint32_t *sorted_, int n, int64_t now_ns)
 
 cdef extern from "books.h" nogil:
     ctypedef struct led_ask:

@@ -13,11 +13,17 @@ typedef struct MDB_txn MDB_txn;
 typedef struct MDB_cursor MDB_cursor;
 typedef unsigned int MDB_dbi;
 typedef struct { size_t mv_size; void *mv_data; } MDB_val;
+typedef struct {
+    void *me_mapaddr;
+    size_t me_mapsize, me_last_pgno, me_last_txnid;
+    unsigned int me_maxreaders, me_numreaders;
+} MDB_envinfo;
 
 static struct {
     int (*env_create)(MDB_env **);
     int (*env_set_mapsize)(MDB_env *, size_t);
     int (*env_set_maxreaders)(MDB_env *, unsigned int);
+    int (*env_info)(MDB_env *, MDB_envinfo *);
     int (*env_open)(MDB_env *, const char *, unsigned int, int);
     int (*env_sync)(MDB_env *, int);
     void (*env_close)(MDB_env *);
@@ -41,7 +47,7 @@ static struct {
 static inline const char *lm_bind(const char *path) {
     static const struct { const char *name; void **slot; } table[] = {
         {"env_create", (void **)&lm.env_create}, {"env_set_mapsize", (void **)&lm.env_set_mapsize},
-        {"env_set_maxreaders", (void **)&lm.env_set_maxreaders},
+        {"env_info", (void **)&lm.env_info}, {"env_set_maxreaders", (void **)&lm.env_set_maxreaders},
         {"env_open", (void **)&lm.env_open}, {"env_sync", (void **)&lm.env_sync},
         {"env_close", (void **)&lm.env_close}, {"txn_begin", (void **)&lm.txn_begin},
         {"txn_commit", (void **)&lm.txn_commit}, {"txn_abort", (void **)&lm.txn_abort},

@@ -10,10 +10,13 @@ cdef extern from "lmdb.h" nogil:
     ctypedef struct MDB_val:
         size_t mv_size
         void *mv_data
+    ctypedef struct MDB_envinfo:
+        size_t me_mapsize, me_last_pgno
     ctypedef struct Api:
         int (*env_create)(MDB_env **) noexcept nogil
         int (*env_set_mapsize)(MDB_env *, size_t) noexcept nogil
         int (*env_set_maxreaders)(MDB_env *, unsigned int) noexcept nogil
+        int (*env_info)(MDB_env *, MDB_envinfo *) noexcept nogil
         int (*env_open)(MDB_env *, const char *, unsigned int, int) noexcept nogil
         int (*env_sync)(MDB_env *, int) noexcept nogil
         void (*env_close)(MDB_env *) noexcept nogil
@@ -34,10 +37,12 @@ cdef extern from "lmdb.h" nogil:
     Api lm
     const char *lm_bind(const char *)
 
+cdef extern from "errno.h" nogil:
+    int EINVAL, ENOMEM
+
 cdef enum:
     NOSYNC = 0x10000
     RDONLY = 0x20000
-    WRITEMAP = 0x80000
     NOTLS = 0x200000
     NORDAHEAD = 0x800000
     NOMEMINIT = 0x1000000
@@ -50,3 +55,4 @@ cdef enum:
     OP_NEXT = 8
     OP_SET_RANGE = 17
     NOTFOUND = -30798
+    MAP_RESIZED = -30785

@@ -47,19 +47,38 @@ static inline void led_give_meter(ledger *l, uint32_t index) {
     led_commit(l);
 }
 
-/* Whether nothing in a meter counts any more and nobody under way wants to correct it. */
-static inline int led_meter_idle(const ledger *l, uint32_t index, int64_t now_ns) {
+/* Whether nothing in a meter counts any more. */
+static inline int led_meter_over(const ledger *l, uint32_t index, int64_t now_ns) {
     const led_meter *m = l->meters + index;
     if (m->id == 0) return 0;
     int64_t step = led_step(m->span_ns);
-    if ((int64_t)m->newest * step + m->span_ns + step > now_ns) return 0;
+    return (int64_t)m->newest * step + m->span_ns + step <= now_ns;
+}
+
+/* Leaves of `n` meters, in rising order, those that are over and that nobody under way wants to
+ * correct; returns how many. Locked by the caller; looks at every record once. */
+static inline int led_meters_idle(const ledger *l, uint32_t *sorted, int n, int64_t now_ns) {
+    char held[256] = {0};
+    if (n > 256) n = 256;
     for (uint64_t i = 0; i < l->head->records_used; i++) {
         const led_record *r = l->records + i;
         if (r->owner == 0 || r->waits_on) continue;
-        for (uint32_t j = 0; j < r->parts; j++)
-            if (r->part[j] >> 28 >= LED_REQUESTS && (r->part[j] & 0xFFFFFFF) == index) return 0;
+        for (uint32_t j = 0; j < r->parts; j++) {
+            uint32_t meter = r->part[j] & 0xFFFFFFF;
+            int low = 0, high = n;
+            if (r->part[j] >> 28 < LED_REQUESTS || meter < sorted[0] || meter > sorted[n - 1]) continue;
+            while (low < high) {
+                int middle = (low + high) / 2;
+                if (sorted[middle] < meter) low = middle + 1;
+                else high = middle;
+            }
+            if (low < n && sorted[low] == meter) held[low] = 1;
+        }
     }
-    return 1;
+    int kept = 0;
+    for (int i = 0; i < n; i++)
+        if (!held[i] && led_meter_over(l, sorted[i], now_ns)) sorted[kept++] = sorted[i];
+    return kept;
 }
 
 /* Lets the steps that are over go. Safe to be cut off anywhere: what it clears does not count. */

@@ -10,10 +10,11 @@ from bifrost.admin.queries import BudgetQuery
 from bifrost.admin.table import Ask, House, Operation, Reply
 from bifrost.config.settings import nano_usd
 from bifrost.governance import budgets as acts
-from bifrost.governance.entities import Budget, Entity, Kind
+from bifrost.governance import entities
+from bifrost.governance.entities import Kind
 
 KINDS: dict[str, Kind] = {level: kind for kind, level in objects.LEVELS.items()}
-Found = tuple[Kind, Entity, Budget]
+Found = tuple[Kind, entities.Entity, entities.Budget]
 
 
 class Budgets(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,16 +29,10 @@ class Budgets(msgspec.Struct, frozen=True, kw_only=True):
 def listing(house: House, ask: Ask) -> Reply:
     """Budgets with their owners: customers first, by name."""
     query = ask.query
-    kind = KINDS[query.level] if query.level is not None else None
-    wanted = query.q.casefold()
-    page: list[Found] = []
-    total = 0
-    for found in acts.listed(house.directory, kind):
-        if wanted and wanted not in found[1].name.casefold():
-            continue
-        if query.offset <= total < query.offset + query.limit:
-            page.append(found)
-        total += 1
+    kinds = (KINDS[query.level],) if query.level is not None else entities.KINDS
+    page, total = house.directory.pages.budgets(
+        kinds, text=query.q, limit=query.limit, offset=query.offset
+    )
     items = tuple(objects.owned(*found, house.gate) for found in page)
     return Reply(value=Budgets(items=items, total=total, limit=query.limit, offset=query.offset))
 

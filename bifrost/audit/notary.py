@@ -88,11 +88,15 @@ class Notary:
             self._tree = None  # what is on the disk is not known any more
             raise
 
-    def finish(self, end: int, append: Callable[[list[bytes]], int]) -> None:
-        """Covers everything, for a clean stop, unless that would take long; raises as ``work``."""
+    def finish(self, end: int, append: Callable[[list[bytes]], int]) -> int:
+        """Covers everything, for a clean stop, unless that would take long; raises as ``work``.
+
+        Returns 0.
+        """
         while self.work(end, append, now=True):
             if self._tree is None or end - self._tree.size > MOST_WAITING:
                 break
+        return 0
 
     # -- opening -------------------------------------------------------------------------------
 

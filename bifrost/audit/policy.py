@@ -66,7 +66,7 @@ def record(gate: Gate, action: str, kind: str, before: Any, after: Any) -> None:
         reason=reason(),
     )  # fmt: skip
     try:
-        gate.append(events.encode(event), now)
+        gate.append(events.encode(event), now, admitting=True)
     except GateError as error:
         raise StoreError(f"The change cannot be recorded, so it is not made: {error}.") from error
 
@@ -82,6 +82,6 @@ def record_access(gate: Gate, action: str, first: int, count: int, filters: str 
         reason=reason(),
     )  # fmt: skip
     try:
-        gate.append(events.encode(event), now)
+        gate.append(events.encode(event), now, admitting=True)
     except GateError as error:
         raise StoreError(f"The access cannot be recorded, so it is refused: {error}.") from error

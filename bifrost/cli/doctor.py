@@ -99,7 +99,7 @@ def _store(data_dir: Path) -> Finding:
     if not (data_dir / "config").is_dir():
         return ("warn", "store", f"{data_dir} does not exist yet; `bifrost serve` makes it")
     with opened(data_dir) as (directory, gate):
-        keys = len(directory.all("virtual_key"))
+        keys = directory.count("virtual_key")
         held = len(gate.reservations())
     return ("ok", "store", f"{data_dir}: {keys} virtual keys, {held} requests in flight")
 

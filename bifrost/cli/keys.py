@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from bifrost.cli.entities import describe
+from bifrost.cli.imports import import_keys
 from bifrost.cli.options import Governed, governed
 from bifrost.cli.store import (
     data_dir_option,
@@ -27,13 +28,15 @@ ONCE = "This is the only time the key is shown; keep it safe."
 
 @click.group("keys")
 def keys() -> None:
-    """Virtual keys: create, list, show, update, rotate, revoke.
+    """Virtual keys: create, import, list, show, update, rotate, revoke.
 
     \b
     Example:
       bifrost keys create --name alice-dev --user alice --budget 75/1M
     """
 
+
+keys.add_command(import_keys)
 
 OWN = (
     click.option("--user", help="Owner: a user (name or id, '' for none)."),

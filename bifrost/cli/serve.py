@@ -20,6 +20,7 @@ from bifrost.governance import admin_token
 from bifrost.governance.declared import Minted
 from bifrost.governance.directory import Directory
 from bifrost.governance.entities import Budget, new_id
+from bifrost.governance.environment import make_folder
 from bifrost.supervisor import Supervisor, configure_logs
 
 DEMO_BUDGETS = {"customer": "100", "team": "50", "user": "20", "virtual_key": "10"}
@@ -74,20 +75,20 @@ def serve(
     data = data_dir or Path(settings.data_dir or "data")
     configure_logs(settings)
     supervisor = Supervisor(settings, data, config_file, read, listener=listener)
-    sock = supervisor.bind()
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    minted = supervisor.declare(settings)
-    demo = first_start(settings, data)
-    where = _address(sock)
+    with supervisor.bind() as sock:
+        make_folder(data)
+        minted = supervisor.declare(settings)
+        demo = first_start(settings, data)
+        where = _address(sock)
 
-    def ready() -> None:
-        if supervisor.succeeds:
-            click.echo(f"Bifrost was restarted on {where}  (process {os.getpid()})")
-            show_minted(minted)
-        else:
-            announce(where, data, minted, demo)
+        def ready() -> None:
+            if supervisor.succeeds:
+                click.echo(f"Bifrost was restarted on {where}  (process {os.getpid()})")
+                show_minted(minted)
+            else:
+                announce(where, data, minted, demo)
 
-    sys.exit(supervisor.run(sock, ready))
+        sys.exit(supervisor.run(sock, ready))
 
 
 def _address(sock: socket.socket) -> str:
@@ -114,7 +115,7 @@ def first_start(settings: Settings, data_dir: Path) -> FirstStart:
         shown.admin_token = admin_token.mint(directory)
         if all(provider.type == "mock" for provider in settings.providers.values()):
             shown.has_demo = directory.find("virtual_key", "demo") is not None
-            if not directory.all("virtual_key"):
+            if not directory.count("virtual_key"):
                 shown.demo_key = _demo(directory)
     return shown
 

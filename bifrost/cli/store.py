@@ -20,6 +20,7 @@ from bifrost.core import stores
 from bifrost.errors import StoreError
 from bifrost.governance.directory import Directory
 from bifrost.governance.entities import Budget, Entity
+from bifrost.governance.environment import make_folder
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,7 +55,7 @@ def opened(
             f"{data_dir} is not a data directory of Bifrost; name one with --data-dir, "
             "or start `bifrost serve` once to make it."
         )
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(data_dir)
     with stores(data_dir) as (directory, gate), acting(f"cli:{_user()}", reason):
         yield directory, gate
 

@@ -18,7 +18,8 @@ from bifrost.cli.reprice import show_repriced
 from bifrost.cli.store import data_dir_option, json_option, opened, print_json, table
 from bifrost.governance.entities import Kind
 from bifrost.money import dollars, usd
-from bifrost.steward import Stewardship, catch_up
+from bifrost.steward import catch_up
+from bifrost.stewardship import Stewardship
 from bifrost.usage.rebuild import rebuild, waiting
 from bifrost.usage.view import FAR_BEHIND, GROUPS, INTERVALS, Row, UsageView
 
@@ -183,7 +184,7 @@ def rebuild_view(given: Path, data_dir: Path | None) -> None:
 def built(data_dir: Path) -> int:
     """Rebuilds the view with a progress bar on a terminal; returns the number of entries."""
     with opened(data_dir) as (directory, _):
-        names = [(entity.id, entity.name) for kind in KINDS for entity in directory.all(kind)]
+        names = [(entity.id, entity.name) for kind in KINDS for entity in directory.each(kind)]
     entries = Reader(data_dir)
     length = entries.end() - entries.oldest()
     if not sys.stderr.isatty():

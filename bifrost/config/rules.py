@@ -229,14 +229,19 @@ def _membership(
     )
 
 
+def key_value_fault(value: str) -> str | None:
+    """Why a virtual key cannot have this value, or None."""
+    if _VIRTUAL_KEY.fullmatch(value):
+        return None
+    return "expected 'sk-bf-' and 32 or more characters of A-Z a-z 0-9 _ -"
+
+
 def _virtual_key(place: str, key: VirtualKeySpec, findings: Findings) -> None:
     owners = [kind for kind in ("user", "team", "customer") if getattr(key, kind)]
     if len(owners) > 1:
         findings.add(place, f"expected one owner, got {' and '.join(owners)}; keep one of them")
-    if key.value and not _VIRTUAL_KEY.fullmatch(key.value):
-        findings.add(
-            inside(place, "value"), "expected 'sk-bf-' and 32 or more characters of A-Z a-z 0-9 _ -"
-        )
+    if key.value and (fault := key_value_fault(key.value)):
+        findings.add(inside(place, "value"), fault)
     if key.expires_at:
         try:
             if instant_ns(key.expires_at) <= time.time_ns():

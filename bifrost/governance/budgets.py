@@ -55,7 +55,7 @@ def found(directory: Directory, budget_id: str) -> tuple[Kind, Entity, Budget]:
 def listed(directory: Directory, kind: Kind | None = None) -> Iterator[tuple[Kind, Entity, Budget]]:
     """Every budget with its owner, customers first; those of one kind if ``kind`` is given."""
     for each in KINDS if kind is None else (kind,):
-        for entity in directory.all(each):
+        for entity in directory.each(each):
             for budget in entity.budgets:
                 yield each, entity, budget
 

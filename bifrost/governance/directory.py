@@ -1,26 +1,28 @@
 """The directory: who there is. Customers, teams, users and virtual keys in a synchronous LMDB.
 
 Every acknowledged change is on disk; several processes may hold it open. A change moves the policy
-epoch, a number in a page shared by all processes, so that cached grants are dropped at once.
+epoch and tells all processes which entities it touched (``bulletin``), so that what they remember
+of these is dropped at once.
 """
 
 from __future__ import annotations
 
 import mmap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import blake3
-import lmdb
 import msgspec
 
-from bifrost.errors import Conflict, NotFound, StoreError
-from bifrost.governance.budget_index import BudgetIndex
+from bifrost.errors import Conflict, StoreError
+from bifrost.governance.batch import Batch
+from bifrost.governance.budget_index import FORM
+from bifrost.governance.bulletin import EVERYBODY, Bulletin
 from bifrost.governance.entities import (
-    PREFIX,
     TYPES,
     Budget,
     Entity,
@@ -28,22 +30,24 @@ from bifrost.governance.entities import (
     VirtualKey,
     change_of,
     expected,
-    is_name,
-    kind_of,
+    id_number,
     new_id,
     new_secret,
 )
-from bifrost.governance.epoch import shared_page
+from bifrost.governance.index import put_sorted
 from bifrost.governance.master_key import lookup_key, replay_key
-from bifrost.governance.pages import Pages
-from bifrost.governance.parents import PARENTS, resolved
+from bifrost.governance.parents import resolved
 from bifrost.governance.price_list import PriceList
 from bifrost.governance.replays import Once, Replays
+from bifrost.governance.shelves import Shelves
+
+if TYPE_CHECKING:
+    import lmdb
 
 Record = Callable[[str, Kind, Entity | None, Entity | None], None]
 
 
-class Directory:
+class Directory(Shelves):
     """The entity store of one data directory; raises StoreError when it cannot be opened.
 
     ``record(action, kind, before, after)`` is called inside each transaction that changes an
@@ -51,31 +55,17 @@ class Directory:
     """
 
     def __init__(self, data_dir: Path, record: Record | None = None) -> None:
-        self.path = data_dir / "config"
+        super().__init__(data_dir / "config")
         self._record = record
+        self._touched: list[int] = []
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._env = lmdb.open(
-                str(self.path), max_dbs=8, map_size=1 << 30, mode=0o600, max_readers=512
-            )
-            self._env.reader_check()  # slots of processes that were killed
-            self._entities = self._env.open_db(b"entities")
-            self._names = self._env.open_db(b"names")
-            self._digests = self._env.open_db(b"digests")
-            self._meta = self._env.open_db(b"meta")
-            self._budgets = BudgetIndex(self._env)
             self._replays = Replays(self._env)
-            self.pages = Pages(self._names, self._read, self._load)
-            self.prices = PriceList(self._read, self._write, self._meta, self._replays)
-        except (lmdb.Error, OSError) as error:
-            raise StoreError(f"Cannot open the directory store in {self.path}: {error}") from error
-        try:
+            self.prices = PriceList(self._read, self._rewrite, self._meta, self._replays)
             self._hash_key = lookup_key(data_dir / "master.key")
             self._replay_key = replay_key(data_dir / "master.key")
-            self._epoch_page = shared_page(self.path / "epoch")
-            self._epoch = memoryview(self._epoch_page).cast("Q")
+            self._bulletin = Bulletin(self.path / "epoch")
             self._check_key(data_dir / "master.key")
-            self._index_budgets()
+            self._check_index()
         except BaseException:
             self._env.close()
             raise
@@ -91,23 +81,40 @@ class Directory:
                 f"{path} is not the key this directory was made with; restore it from a backup."
             )
 
+    def _check_index(self) -> None:
+        """A directory of an older version gets what is kept beside its entities, once."""
+        if self.meta("budgets_indexed") != FORM:
+            with self._write() as txn:
+                self._budgets.build(txn, self._everybody(txn))
+                txn.put(b"budgets_indexed", FORM, db=self._meta)
+        with self._read() as txn:
+            whole = self._index.is_whole(txn)
+        if not whole:
+            with self._write() as txn:
+                self._index.rebuild(txn, self._everybody(txn))
+
     def close(self) -> None:
         """Closes the store; the object is not usable afterwards."""
-        self._epoch.release()  # the page itself goes with its last reader
+        self._bulletin.close()
         self._env.close()
 
     def epoch(self) -> int:
         """A number that moves with every change made by any process (a memory read)."""
-        return self._epoch[0]
+        return self._bulletin.epoch()
 
     @property
     def epoch_page(self) -> mmap.mmap:
-        """The shared page that begins with the epoch, for readers in compiled code."""
-        return self._epoch_page
+        """The bulletin, which begins with the epoch, for readers in compiled code."""
+        return self._bulletin.page
 
     def revision(self) -> int:
         """The store's own transaction number: moves even if a writer died before the epoch did."""
-        return int(self._env.info()["last_txnid"])
+        return self._env.revision()
+
+    def untold(self) -> int:
+        """The store's revision if its writer did not tell of the change (it died), else 0."""
+        revision = self._env.revision()
+        return revision if revision > self._bulletin.revision() else 0
 
     def digest(self, secret: bytes) -> bytes:
         """The keyed BLAKE3 under which a virtual key is stored."""
@@ -115,125 +122,20 @@ class Directory:
 
     @contextmanager
     def _write(self, once: Once | None = None) -> Iterator[lmdb.Transaction]:
-        try:
-            with self._env.begin(write=True) as txn:
+        with self._bulletin.turn():
+            before = self._env.revision()
+            self._touched = []
+            with self._env.write() as txn:
                 self._replays.begin(txn, once)
                 yield txn
-        except lmdb.Error as error:
-            raise StoreError(f"Cannot write the directory store in {self.path}: {error}") from error
-        stamp = time.time_ns()
-        self._epoch[0] = max(self._epoch[0] + 1, stamp)
+            self._bulletin.announce(self._touched, before, self._env.revision())
 
     @contextmanager
-    def _read(self) -> Iterator[lmdb.Transaction]:
-        try:
-            with self._env.begin() as txn:
-                yield txn
-        except lmdb.Error as error:
-            raise StoreError(f"Cannot read the directory store in {self.path}: {error}") from error
-
-    # -- reading ---------------------------------------------------------------------------
-
-    def _load(self, txn: lmdb.Transaction, identifier: str) -> Entity | None:
-        raw = txn.get(identifier.encode(), db=self._entities)
-        kind = kind_of(identifier)
-        if raw is None or kind is None:
-            return None
-        return msgspec.msgpack.decode(raw, type=TYPES[kind])
-
-    def find(self, kind: Kind, reference: str) -> Entity | None:
-        """The entity with this id or name, or None."""
-        with self._read() as txn:
-            return self._find(txn, kind, reference)
-
-    def _find(self, txn: lmdb.Transaction, kind: Kind, reference: str) -> Entity | None:
-        if kind_of(reference) == kind:
-            found = self._load(txn, reference)
-            if found is not None:
-                return found
-        identifier = None
-        if is_name(reference):
-            identifier = txn.get(f"{kind}\0{reference}".encode(), db=self._names)
-        return self._load(txn, bytes(identifier).decode()) if identifier else None
-
-    def get(self, kind: Kind, reference: str) -> Entity:
-        """The entity with this id or name; raises NotFound."""
-        with self._read() as txn:
-            return self._get(txn, kind, reference)
-
-    def _get(self, txn: lmdb.Transaction, kind: Kind, reference: str) -> Entity:
-        found = self._find(txn, kind, reference)
-        if found is None:
-            raise NotFound(f"There is no {kind.replace('_', ' ')} {reference!r}.")
-        return found
-
-    def by_digest(self, digest: bytes) -> VirtualKey | None:
-        """The virtual key stored under this digest, or None."""
-        with self._read() as txn:
-            return self._by_digest(txn, digest)
-
-    def _by_digest(self, txn: lmdb.Transaction, digest: bytes) -> VirtualKey | None:
-        identifier = txn.get(digest, db=self._digests)
-        found = self._load(txn, bytes(identifier).decode()) if identifier else None
-        return found if isinstance(found, VirtualKey) else None
-
-    def budget_owner(self, budget_id: str) -> tuple[Kind, Entity]:
-        """Who has the budget with this id; raises NotFound."""
-        with self._read() as txn:
-            return self._budget_owner(txn, budget_id)
-
-    def _budget_owner(self, txn: lmdb.Transaction, budget_id: str) -> tuple[Kind, Entity]:
-        identifier = self._budgets.owner(txn, budget_id)
-        entity = self._load(txn, identifier) if identifier is not None else None
-        kind = kind_of(entity.id) if entity is not None else None
-        if entity is None or kind is None:
-            raise NotFound(f"There is no budget {budget_id[:64]!r}.")
-        return kind, entity
-
-    def _index_budgets(self) -> None:
-        """A directory of an older version gets its index of budgets, once."""
-        if self.meta("budgets_indexed") is not None:
-            return
-        with self._write() as txn:
-            for kind in TYPES:
-                self._budgets.build(txn, self._all(txn, kind))
-            txn.put(b"budgets_indexed", b"1", db=self._meta)
-
-    def all(self, kind: Kind) -> list[Entity]:
-        """Every entity of a kind, by name."""
-        with self._read() as txn:
-            return sorted(self._all(txn, kind), key=lambda entity: entity.name)
-
-    def _all(self, txn: lmdb.Transaction, kind: Kind) -> Iterator[Entity]:
-        prefix = PREFIX[kind].encode()
-        with txn.cursor(db=self._entities) as cursor:
-            if cursor.set_range(prefix):
-                for key, raw in cursor:
-                    if not bytes(key).startswith(prefix):
-                        break
-                    yield msgspec.msgpack.decode(raw, type=TYPES[kind])
-
-    def chain(self, entity: Entity) -> list[tuple[Kind, Entity]]:
-        """The entity and everything above it, in the fixed order key, user, team, customer."""
-        levels: list[tuple[Kind, Entity]] = []
-        with self._read() as txn:
-            current: Entity | None = entity
-            while current is not None:
-                kind = kind_of(current.id)
-                assert kind is not None
-                levels.append((kind, current))
-                current = self._parent(txn, kind, current)
-        return levels
-
-    def _parent(self, txn: lmdb.Transaction, kind: Kind, entity: Entity) -> Entity | None:
-        for parent in PARENTS[kind]:
-            identifier = getattr(entity, f"{parent}_id")
-            if identifier:
-                found = self._load(txn, identifier)
-                if found is None:
-                    raise StoreError(f"{entity.id} refers to {identifier}, which is not stored.")
-                return found
-        return None
+    def _rewrite(self, once: Once | None = None) -> Iterator[lmdb.Transaction]:
+        """A change that concerns everybody: all that any process remembers is dropped."""
+        with self._write(once) as txn:
+            self._touched.append(EVERYBODY)
+            yield txn
 
     # -- changing --------------------------------------------------------------------------
 
@@ -262,16 +164,9 @@ class Directory:
         now = time.time_ns()
         fields = resolved(kind, fields, lambda *one: self._find(txn, *one))
         entity = TYPES[kind](id=new_id(kind), name=name, created_at=now, updated_at=now, **fields)
-        self._take_name(txn, kind, name, entity.id)
+        self._index.take_name(txn, kind, name, entity.id)
         self._store(txn, entity)
         return entity
-
-    def _take_name(self, txn: lmdb.Transaction, kind: Kind, name: str, identifier: str) -> None:
-        if not is_name(name):
-            raise Conflict("A name needs 1 to 200 printable characters (at most 480 bytes).")
-        key = f"{kind}\0{name}".encode()
-        if not txn.put(key, identifier.encode(), db=self._names, overwrite=False):
-            raise Conflict(f"There is already a {kind.replace('_', ' ')} named {name!r}.")
 
     def update(
         self, kind: Kind, reference: str, *, expect: Entity | None = None, **changes: Any
@@ -288,8 +183,8 @@ class Directory:
             changes = resolved(kind, changes, lambda *one: self._find(txn, *one))
             name = changes.get("name", old.name)
             if name != old.name:
-                self._take_name(txn, kind, name, old.id)
-                txn.delete(f"{kind}\0{old.name}".encode(), db=self._names)
+                self._index.take_name(txn, kind, name, old.id)
+                self._index.free_name(txn, kind, old.name)
             new = msgspec.structs.replace(old, **changes)
             if new != old:
                 new = msgspec.structs.replace(new, updated_at=time.time_ns())
@@ -314,22 +209,15 @@ class Directory:
         """Removes an entity; raises Conflict while others belong to it, Stale as ``update``."""
         with self._write() as txn:
             entity = expected(self._get(txn, kind, reference), expect)
-            children = [
-                f"{child_kind.replace('_', ' ')} {child.name!r}"
-                for child_kind, parents in PARENTS.items()
-                if kind in parents
-                for child in self._all(txn, child_kind)
-                if getattr(child, f"{kind}_id") == entity.id
-            ]
-            if children:
-                some = ", ".join(sorted(children)[:5])
-                raise Conflict(f"{entity.name!r} still has {some}; remove or move them first.")
+            some = list(islice(self._index.children(txn, entity.id), 5))
+            if some:
+                named = ", ".join(sorted(self._named(txn, *child) for child in some))
+                raise Conflict(f"{entity.name!r} still has {named}; remove or move them first.")
             txn.delete(entity.id.encode(), db=self._entities)
-            self._budgets.move(txn, entity, None)
-            txn.delete(f"{kind}\0{entity.name}".encode(), db=self._names)
+            self._index.free_name(txn, kind, entity.name)
             if isinstance(entity, VirtualKey) and entity.digest:
                 txn.delete(bytes.fromhex(entity.digest), db=self._digests)
-            self._changed(entity, None)
+            self._follow(txn, entity, None)
         return entity
 
     def create_key(
@@ -337,13 +225,41 @@ class Directory:
     ) -> tuple[VirtualKey, str]:
         """Stores a new virtual key and returns it with its secret, which is kept nowhere."""
         secret = secret or (once.secret if once else new_secret())
-        digest = self.digest(secret.encode())
         with self._write(once) as txn:
-            self._require_new(txn, digest)
-            fields |= {"digest": digest.hex(), "hint": secret[-4:]}
-            key = self._replays.end(txn, once, self._create(txn, "virtual_key", name, fields))
+            key = self._create_key(txn, name, secret, fields)
+            return self._replays.end(txn, once, key), secret
+
+    def create_keys(self, wanted: Sequence[tuple[str, str, dict[str, Any]]]) -> list[VirtualKey]:
+        """Stores virtual keys given as (name, secret, fields as of ``create_key``), all or none.
+
+        Made for many: each tree is written in its own order. Raises BadRows, which names every one
+        that cannot be stored.
+        """
+        with self._write() as txn:
+            batch = Batch(lambda kind, name: self._find(txn, kind, name))
+            for name, secret, fields in wanted:
+                digest = self.digest(secret.encode())
+                known = txn.get(digest, db=self._digests) is not None
+                batch.add(name, {**fields, "digest": digest.hex(), "hint": secret[-4:]}, known)
+            keys = batch.whole()
+            if self._record is not None:
+                for key in keys:
+                    self._record("create", "virtual_key", None, key)
+            put_sorted(txn, self._entities, batch.entities())
+            put_sorted(txn, self._digests, batch.digests())
+            self._index.add(txn, "virtual_key", keys)
+            self._budgets.add(txn, "virtual_key", keys)
+        return keys
+
+    def _create_key(
+        self, txn: lmdb.Transaction, name: str, secret: str, fields: dict[str, Any]
+    ) -> VirtualKey:
+        digest = self.digest(secret.encode())
+        self._require_new(txn, digest)
+        hidden = {"digest": digest.hex(), "hint": secret[-4:]}
+        key = self._create(txn, "virtual_key", name, fields | hidden)
         assert isinstance(key, VirtualKey)
-        return key, secret
+        return key
 
     def rotate(
         self, reference: str, *, secret: str | None = None, expect: Entity | None = None,
@@ -388,25 +304,22 @@ class Directory:
         if not key.digest:
             raise Conflict(f"Virtual key {key.name!r} was revoked for ever; create a new one.")
 
-    def meta(self, name: str) -> bytes | None:
-        """A stored fact about the data directory itself."""
-        with self._read() as txn:
-            value = txn.get(name.encode(), db=self._meta)
-        return bytes(value) if value is not None else None
-
     def set_meta(self, name: str, value: bytes, *, overwrite: bool = False) -> bool:
         """Stores such a fact, by default only if it is not there yet; tells whether it did."""
         with self._write() as txn:
             return bool(txn.put(name.encode(), value, db=self._meta, overwrite=overwrite))
 
-    def _changed(self, before: Entity | None, after: Entity | None) -> None:
-        """Tells the recorder what happened to an entity."""
-        if self._record is not None:
-            self._record(*change_of(before, after), before, after)
-
     def _store(self, txn: lmdb.Transaction, entity: Entity, old: Entity | None = None) -> None:
-        self._changed(old, entity)
+        self._follow(txn, old, entity)
         txn.put(entity.id.encode(), msgspec.msgpack.encode(entity), db=self._entities)
-        self._budgets.move(txn, old, entity)
         if isinstance(entity, VirtualKey) and entity.digest:
             txn.put(bytes.fromhex(entity.digest), entity.id.encode(), db=self._digests)
+
+    def _follow(self, txn: lmdb.Transaction, before: Entity | None, after: Entity | None) -> None:
+        """Tells the recorder what happened to an entity, and keeps what stands beside it."""
+        if self._record is not None:
+            self._record(*change_of(before, after), before, after)
+        self._budgets.move(txn, before, after)
+        self._index.move(txn, before, after)
+        if before is not None:  # nobody remembers what is new
+            self._touched.append(id_number(before.id))

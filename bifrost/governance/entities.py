@@ -1,7 +1,8 @@
 """What is governed: customers, teams, users, virtual keys, and the budgets on each of them.
 
-Frozen values; ``directory`` stores them. Ids are a prefix and 16 hex digits (64 random bits), so
-that the counters can use the 64 bits as their key. Money is int nano-USD, time is int nanoseconds.
+Frozen values without cycles (``gc=False``); ``directory`` stores them. Ids are a prefix and 16 hex
+digits (64 random bits), so that the counters can use the 64 bits as their key. Money is int
+nano-USD, time is int nanoseconds.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ PREFIX: dict[str, str] = {
     "rate_limit": "lim_",
 }
 
+_KIND_OF: dict[str, Kind] = {PREFIX[kind]: kind for kind in KINDS}
+
 
 def new_id(kind: str) -> str:
     """A fresh id of the given kind, for example ``vk_0123456789abcdef``."""
@@ -43,11 +46,7 @@ def id_number(identifier: str) -> int:
 
 def kind_of(identifier: str) -> Kind | None:
     """The kind an id belongs to by its prefix, or None if it is not an id."""
-    for kind in KINDS:
-        prefix = PREFIX[kind]
-        if identifier.startswith(prefix) and len(identifier) == len(prefix) + 16:
-            return kind
-    return None
+    return _KIND_OF.get(identifier[:-16])
 
 
 def is_name(text: str) -> bool:
@@ -57,7 +56,7 @@ def is_name(text: str) -> bool:
     return 1 <= len(text) <= 200 and len(text.encode()) <= 480
 
 
-class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Override(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
     """Another limit for some windows: ``max_limit`` nano-USD from ``start_at`` until ``end_at``."""
 
     max_limit: int
@@ -66,7 +65,7 @@ class Override(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     reason: str = ""
 
 
-class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Budget(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
     """A cap on spending per window. ``max_limit`` is nano-USD, the instants are nanoseconds.
 
     ``provider`` narrows it to what goes to that provider (a key's only). ``fiscal_start`` is the
@@ -89,7 +88,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     override: Override | None = None
 
 
-class RateLimit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RateLimit(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
     """A cap on requests or tokens in any ``window``, or on requests at the same time.
 
     ``provider`` and ``model`` (globs) narrow what it counts; None is everything.
@@ -103,7 +102,7 @@ class RateLimit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     model: str | None = None
 
 
-class ProviderRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ProviderRule(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
     """Which models of which provider a key may use; globs, ``*`` alone means all; a deny wins."""
 
     provider: str = "*"
@@ -112,7 +111,7 @@ class ProviderRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     weight: float = 1.0
 
 
-class Entity(msgspec.Struct, frozen=True, kw_only=True):
+class Entity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What customers, teams, users and keys have in common.
 
     ``provider_configs`` of a customer, team or user narrow what is below; empty does not.
@@ -128,24 +127,24 @@ class Entity(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: int
 
 
-class Customer(Entity, frozen=True, kw_only=True):
+class Customer(Entity, frozen=True, kw_only=True, gc=False):
     """The organisation that pays."""
 
 
-class Team(Entity, frozen=True, kw_only=True):
+class Team(Entity, frozen=True, kw_only=True, gc=False):
     """A part of a customer, or standing alone."""
 
     customer_id: str | None = None
 
 
-class User(Entity, frozen=True, kw_only=True):
+class User(Entity, frozen=True, kw_only=True, gc=False):
     """A person or service, in at most one team or directly under a customer."""
 
     team_id: str | None = None
     customer_id: str | None = None
 
 
-class VirtualKey(Entity, frozen=True, kw_only=True):
+class VirtualKey(Entity, frozen=True, kw_only=True, gc=False):
     """A credential of the gateway; the secret itself is never stored, only ``digest``.
 
     ``digest`` is the keyed BLAKE3 of the secret in hex; ``hint`` its last four characters.

@@ -29,7 +29,7 @@ def replay_key(path: Path) -> bytes:
 def _derived(path: Path, purpose: str) -> bytes:
     try:
         if not path.exists():
-            _write_once(path, secrets.token_bytes(SIZE))
+            _make(path)
         material = path.read_bytes()
     except OSError as error:
         raise StoreError(f"Cannot read {path}: {error.strerror}.") from error
@@ -40,15 +40,24 @@ def _derived(path: Path, purpose: str) -> bytes:
     return blake3.blake3(material, derive_key_context=purpose).digest()
 
 
+def _make(path: Path) -> None:
+    try:
+        _write_once(path, secrets.token_bytes(SIZE))
+    except OSError as error:
+        raise StoreError(
+            f"Cannot make {path}: {error.strerror}; make room and let this user write there."
+        ) from error
+
+
 def _write_once(path: Path, content: bytes) -> None:
     """Makes a file, whole and on disk, unless another process was first."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
     descriptor = os.open(fresh, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
     try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.link(fresh, path)
     except FileExistsError:
         pass

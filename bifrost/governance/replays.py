@@ -18,6 +18,7 @@ import msgspec
 
 from bifrost.errors import Reused
 from bifrost.governance.entities import SECRET_PREFIX
+from bifrost.governance.environment import Environment
 
 E = TypeVar("E", bound=msgspec.Struct)
 KEPT_NS = 24 * 3_600_000_000_000
@@ -69,7 +70,7 @@ class Once:
 class Replays:
     """The tree of records: ``k`` name -> record, and ``t`` time name -> nothing, to expire by."""
 
-    def __init__(self, env: lmdb.Environment) -> None:
+    def __init__(self, env: Environment) -> None:
         self._db = env.open_db(b"replays")
 
     def begin(self, txn: lmdb.Transaction, once: Once | None) -> None:

@@ -17,10 +17,13 @@ _NS = 1_000_000_000
 _DAY = 86_400
 _SECONDS = {"m": 60, "h": 3_600, "d": _DAY, "w": 7 * _DAY}
 _MONTHS = {"M": 1, "Q": 3, "Y": 12}
+_UTC = ZoneInfo("UTC")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_MONDAY = date(1970, 1, 5)
 _SHAPE = re.compile(r"([1-9][0-9]{0,3})([mhdwMQY])")
 _MOST = 1_000
+_MOST_KNOWN = 10_000
+_latest: dict[tuple[str, int, bool, str, int], tuple[int, int]] = {}  # many budgets share one
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +74,29 @@ def window(
 
     Raises ValueError for a duration or time zone that does not exist.
     """
-    start, end = _window(
-        parse_duration(duration), now_ns, created_ns, calendar_aligned, time_zone, fiscal_start
-    )
-    return (reset_at, end) if start < reset_at <= max(now_ns, created_ns) else (start, end)
+    now_ns = max(now_ns, created_ns)
+    origin = 0 if calendar_aligned else created_ns
+    same = (duration, origin, calendar_aligned, time_zone, fiscal_start)
+    start, end = _latest.get(same, (0, 0))
+    if not start <= now_ns < end:
+        start, end = _window(
+            parse_duration(duration), now_ns, origin, calendar_aligned, time_zone, fiscal_start
+        )
+        if len(_latest) >= _MOST_KNOWN:
+            _latest.clear()
+        _latest[same] = start, end
+    return (reset_at, end) if start < reset_at <= now_ns else (start, end)
 
 
 def _window(
     parsed: Duration,
-    now_ns: int,
+    now: int,
     created_ns: int,
     calendar_aligned: bool,
     time_zone: str,
     fiscal_start: int,
 ) -> tuple[int, int]:
     count, unit = parsed.count, parsed.unit
-    now = max(now_ns, created_ns)
     seconds = count * _SECONDS.get(unit, 0)
     if not calendar_aligned:
         if seconds:
@@ -133,12 +143,14 @@ def _local(instant_ns: int, zone: tzinfo) -> datetime:
 
 def _first_instant(wall: datetime, zone: tzinfo) -> int:
     """The first instant at which the zone's clocks show ``wall`` or, where it is skipped, more."""
+    naive = (wall - datetime(1970, 1, 1)) // timedelta(seconds=1)
+    if zone is _UTC:
+        return naive * _NS
     earlier = wall.replace(tzinfo=zone, fold=0)
     later = wall.replace(tzinfo=zone, fold=1)
     before, after = earlier.utcoffset(), later.utcoffset()
     if before is None or after is None:
         raise ValueError(f"the time zone {zone} has no offset for {wall}")
-    naive = (wall - datetime(1970, 1, 1)) // timedelta(seconds=1)
     first = naive - before // timedelta(seconds=1)
     if after <= before:
         return first * _NS

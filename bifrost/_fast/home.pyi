@@ -1,0 +1,3 @@
+from os import PathLike
+
+def settle(path: str | bytes | PathLike[str], size: int) -> None: ...
