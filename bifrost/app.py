@@ -197,8 +197,11 @@ class App:
 
     def _open_hall(self, pipeline: Pipeline, door: AnthropicDoor) -> Hall:
         """What the compiled listener needs to serve the hot routes by itself."""
-        from bifrost._fast.listener import Hall  # needs uvicorn, which only ``serve`` has for sure
+        # They need uvicorn, which only ``serve`` has for sure.
+        from bifrost._fast.listener import Hall
+        from bifrost.listener import Doubt, Protocol
 
+        server = self.settings.server
         return Hall(
             pipeline.governor.desk,
             pipeline,
@@ -206,9 +209,13 @@ class App:
             refusal=refusal_answer,
             is_stream=is_stream,
             new_request_id=new_request_id,
+            cold=Protocol,
+            doubt=Doubt,
             max_body_bytes=door.max_body_bytes,
             max_answer=MAX_ANSWER,
             ping=PING,
+            keep_alive_s=server.keep_alive_timeout_s,
+            receive_s=server.receive_timeout_s,
         )
 
     async def _with_mock(self, settings: Settings) -> Settings:
@@ -280,6 +287,8 @@ class App:
         self._door.max_body_bytes = settings.server.max_body_bytes
         if self.hall is not None:
             self.hall.max_body_bytes = settings.server.max_body_bytes
+            self.hall.keep_alive_s = settings.server.keep_alive_timeout_s
+            self.hall.receive_s = settings.server.receive_timeout_s
             self.hall.targets = _hot_targets(settings)
         log.info("configuration loaded", extra={"file": str(self.source)})
         self._background(core.upstreams.retain(core.origins(), DRAIN_S))

@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -38,6 +39,18 @@ class Server(uvicorn.Server):
         self._urgent = True
         super().handle_exit(sig, frame)
 
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second; once in a second parts with clients that are idle or too slow."""
+        if counter % 10 == 0:
+            self._expire()
+        return await super().on_tick(counter)
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        for connection in list(self.server_state.connections):
+            one: Any = connection
+            one.expire(now)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends as it was told to."""
         if self._retired:
@@ -64,4 +77,5 @@ class Server(uvicorn.Server):
         while self.server_state.connections and not self._urgent:
             if time.monotonic() >= deadline:
                 return
+            self._expire()
             await asyncio.sleep(0.05)

@@ -310,7 +310,7 @@ class Supervisor:
         if native:
             from bifrost._fast.listener import Listener as protocol
         else:
-            from bifrost.listener import JoinedProtocol as protocol
+            from bifrost.listener import Protocol as protocol
 
         app = App(
             self.settings,
@@ -331,7 +331,6 @@ class Supervisor:
             log_config=None,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=75,
             timeout_graceful_shutdown=int(self.settings.server.shutdown_timeout_s),
         )
         gc.collect()

@@ -24,13 +24,15 @@ from bifrost.governance.directory import Directory
 from bifrost.governance.entities import Kind
 
 START_S = 30.0
+LISTENER = os.environ.get("BIFROST_TEST_LISTENER", "native")  # of every gateway of a test run
 BIFROST = [sys.executable, "-W", "error", "-m", "bifrost"]
 
 
 def environment() -> dict[str, str]:
     """The tests' own environment without anything that configures a gateway or a client."""
     drop = ("ANTHROPIC_", "BIFROST_", "CLAUDE_", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy")
-    return {k: v for k, v in os.environ.items() if not k.startswith(drop)}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(drop)}
+    return clean | {"BIFROST_LISTENER": LISTENER}
 
 
 class Process:

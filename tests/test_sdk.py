@@ -49,6 +49,10 @@ ASK: dict[str, Any] = {
     "extra_body": {"a_field_of_next_year": {"b": [1.50, 1e3, None]}},
     "stop_sequences": ["\n\nHuman:"],
 }
+CUT = {
+    **ASK,
+    "model": "claude-opus-4-5",
+}  # of no other stream, from which its density could be learned
 SHORT = {name: ASK[name] for name in ("model", "system", "messages")}
 
 
@@ -339,7 +343,7 @@ def test_same_error_event(
 ) -> None:
     """A provider's error in a stream is raised the same way; what flowed before it is paid."""
     steer = {"x-mock-error-event": "1", "x-mock-chunks": "6"}
-    request = {**ASK, "extra_headers": steer}
+    request = {**CUT, "extra_headers": steer}
     direct, through, books = both(sdk, gateway, mock, scenario, request)
     assert direct["error"]["body"]["error"]["type"] == "overloaded_error"
     assert alike(through) == alike(direct)
@@ -353,7 +357,7 @@ def test_connection_lost_in_a_stream(
     """Where the provider just vanishes, the SDK's user gets a typed error from the gateway."""
     books = Books(gateway, mock)
     steer = {"x-mock-cut-after": "6", "x-mock-chunks": "9"}
-    error = sdk.error(scenario, door(gateway), {**ASK, "extra_headers": steer})
+    error = sdk.error(scenario, door(gateway), {**CUT, "extra_headers": steer})
     assert error["kinds"][0] == "APIStatusError" and error["status"] == 200
     assert error["body"]["type"] == "error" and error["body"]["error"]["type"] == "api_error"
     assert error["body"]["request_id"].startswith("req_")

@@ -7,21 +7,18 @@ from .desk cimport Desk
 cdef class Hall:
     cdef public Desk desk
     cdef public dict targets
-    cdef public object pipeline, refusal, is_stream, new_request_id
+    cdef public object pipeline, refusal, is_stream, new_request_id, cold, doubt
     cdef public Py_ssize_t max_body_bytes, max_answer
-    cdef readonly set connections
+    cdef public double keep_alive_s, receive_s
     cdef bytes ping
-    cdef double keep_alive_s
-    cdef object timer
-
-    cdef int start_timer(self) except -1
 
 
 cdef class Listener(Follower):
-    cdef object config, server_state, app_state, loop, transport, parser, cold, task
+    cdef object config, server_state, app_state, loop, transport, parser, cold, task, doubt
     cdef Hall hall
     cdef int state
     cdef double touched                 # when something happened last
+    cdef double began                   # when the first byte of an incomplete head came
     cdef bint lost, closing, write_paused, read_paused
     # the request that comes in
     cdef bytes head                     # its beginning, while the rest is missing
@@ -42,6 +39,7 @@ cdef class Listener(Follower):
     cdef bint _hot(self) except -1
     cdef int _read_whole(self) except -1
     cdef int _cool(self, bytes data) except -1
+    cdef int _chill(self) except -1
     cdef bint _admit(self, bytes body) except -1
     cdef int _move(self, Exchange exchange) except -1
     cdef int _gather(self, Exchange exchange) except -1
@@ -50,5 +48,6 @@ cdef class Listener(Follower):
     cdef int _fail(self, error) except -1
     cdef int _leave(self) except -1
     cdef int _done(self) except -1
+    cdef bint _over(self) except -1
     cdef bytes _head(self, int status, list headers, Py_ssize_t length)
     cdef int _write(self, list parts) except -1

@@ -12,7 +12,8 @@ class Hall:
     targets: dict[bytes, bytes]
     max_body_bytes: int
     max_answer: int
-    connections: set[Any]
+    keep_alive_s: float
+    receive_s: float
     def __init__(
         self,
         desk: Desk,
@@ -22,10 +23,13 @@ class Hall:
         refusal: Callable[[Any, str, Sequence[tuple[bytes, bytes]]], tuple[int, Headers, bytes]],
         is_stream: Callable[[Call], bool],
         new_request_id: Callable[[], str],
+        cold: type[Any],
+        doubt: type[Any],
         max_body_bytes: int,
         max_answer: int,
         ping: bytes,
-        keep_alive_s: float = 75.0,
+        keep_alive_s: float,
+        receive_s: float,
     ) -> None: ...
 
 @final

@@ -11,10 +11,9 @@ from http import HTTPStatus
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.string cimport memcmp
+from libc.string cimport memchr, memcmp
 
 from httptools import HttpRequestParser
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .call cimport Call
 from .client cimport Exchange, Follower, Pool, monotonic
@@ -27,14 +26,14 @@ from .wire import WireError, read_head, scan as scan_body
 log = logging.getLogger("bifrost.listener")
 
 cdef enum:
-    MOST_HEAD = 65_536          # bytes; a longer head is left to uvicorn
+    MOST_HEAD = 65_536          # bytes; whatever is longer is not for us to refuse
+    MOST_HEADERS = 256
     MOST_HELD = 65_536          # bytes of pipelined requests before reading pauses
     JOIN_BELOW = 16_384         # one copy of so few bytes is cheaper than a vectored write
 
 cdef enum:
     IDLE, HEAD, BODY, BUSY, ASGI
 
-cdef double SWEEP_S = 5.0
 cdef dict _STATUS = {}
 
 
@@ -49,23 +48,11 @@ cdef bytes _status_line(int status):
     return line
 
 
-class Cold(HttpToolsProtocol):
-    """uvicorn's protocol for what is not hot; knows whether it is between two requests."""
-
-    between = True
-
-    def on_message_begin(self):
-        self.between = False
-        super().on_message_begin()
-
-    def on_message_complete(self):
-        self.between = True
-        super().on_message_complete()
-
-    def free(self):
-        """Whether every request it got is read and answered."""
-        cycle = self.cycle
-        return self.between and not self.pipeline and (cycle is None or cycle.response_complete)
+cdef bint _is_1_1(bytes head) except -1:
+    """Whether the first line ends with that version; the parser has seen that it is one."""
+    cdef const char *start = PyBytes_AS_STRING(head)
+    cdef const char *end = <const char *>memchr(start, 13, PyBytes_GET_SIZE(head))
+    return end != NULL and end - start > 8 and memcmp(end - 8, b"HTTP/1.1", 8) == 0
 
 
 @cython.final
@@ -75,37 +62,27 @@ cdef class Hall:
     ``targets`` maps the paths of hot routes, as they stand on the wire, to the provider's path.
     ``pipeline`` has the stations of a call; ``refusal(refusal, request id, more headers)`` renders
     (status, headers, body) in the door's dialect; ``is_stream(call)`` tells kinds of answers apart.
+    ``cold`` is the protocol for all that is not hot: uvicorn's with ``free``, ``refuse`` and
+    ``expire``; ``doubt`` finds out whether a client that sends no more is gone. A client may be idle
+    for ``keep_alive_s`` and slow with a request for ``receive_s``.
     """
 
     def __init__(self, Desk desk not None, pipeline, dict targets not None, *, refusal, is_stream,
-                 new_request_id, Py_ssize_t max_body_bytes, Py_ssize_t max_answer, bytes ping,
-                 double keep_alive_s=75.0):
+                 new_request_id, cold, doubt, Py_ssize_t max_body_bytes, Py_ssize_t max_answer,
+                 bytes ping, double keep_alive_s, double receive_s):
         self.desk = desk
         self.pipeline = pipeline
         self.targets = targets
         self.refusal = refusal
         self.is_stream = is_stream
         self.new_request_id = new_request_id
+        self.cold = cold
+        self.doubt = doubt
         self.max_body_bytes = max_body_bytes
         self.max_answer = max_answer
         self.ping = ping
         self.keep_alive_s = keep_alive_s
-        self.connections = set()
-
-    def sweep(self):
-        """Closes connections on which nothing happened for too long."""
-        cdef Listener one
-        cdef double old = monotonic() - self.keep_alive_s
-        self.timer = None
-        for one in list(self.connections):
-            if one.state < BUSY and one.touched < old:
-                one.transport.close()
-        self.start_timer()
-
-    cdef int start_timer(self) except -1:
-        if self.timer is None and self.connections:
-            self.timer = asyncio.get_running_loop().call_later(SWEEP_S, self.sweep)
-        return 0
+        self.receive_s = receive_s
 
 
 @cython.final
@@ -115,7 +92,7 @@ cdef class Listener(Follower):
     def __init__(self, config, server_state, app_state, _loop=None):
         self.config, self.server_state, self.app_state = config, server_state, app_state
         self.loop = _loop or asyncio.get_event_loop()
-        self.hall = getattr(config.loaded_app, "hall", None)
+        self.hall = config.loaded_app.hall
         self.state = IDLE
 
     # -- what the transport calls --------------------------------------------------------------
@@ -124,15 +101,12 @@ cdef class Listener(Follower):
         self.transport = transport
         self.touched = monotonic()
         self.server_state.connections.add(self)
-        if self.hall is not None:
-            self.hall.connections.add(self)
-            self.hall.start_timer()
 
     def connection_lost(self, error):
         self.lost = True
         self.server_state.connections.discard(self)
-        if self.hall is not None:
-            self.hall.connections.discard(self)
+        if self.doubt is not None:
+            self.doubt.end()
         if self.cold is not None:
             self.cold.connection_lost(error)
         cdef Call call = self.call
@@ -142,7 +116,22 @@ cdef class Listener(Follower):
         self.parser = None
 
     def eof_received(self):
-        return None
+        """The client sends no more; one that waits for its answer still gets it."""
+        if self.state == ASGI:
+            return self.cold.eof_received()
+        if self.state != BUSY:
+            return False
+        self.doubt = self.hall.doubt(self.transport, self.loop, self._ask)
+        return True
+
+    def _ask(self):
+        """Writes something that changes no answer, if it can stand here; whether it did."""
+        if self.call is None or self.write_paused:
+            return False
+        if self.answering:
+            return bool(self.silent())
+        self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return True
 
     def pause_writing(self):
         self.write_paused = True
@@ -161,8 +150,22 @@ cdef class Listener(Follower):
         self.closing = True
         if self.state == ASGI and not self.cold.free():
             self.cold.shutdown()
-        elif self.state != BUSY:
+        elif self.state == IDLE or self.state == HEAD or self.state == ASGI:
             self.transport.close()
+
+    def expire(self, double now):
+        """Ends the connection if its client was idle or slow for too long; ``now`` is monotonic."""
+        cdef double since
+        if self.state == ASGI:
+            self.cold.expire(now)
+        elif self.state == IDLE:
+            if now - self.touched > self.hall.keep_alive_s:
+                self.transport.close()
+        elif self.state != BUSY:
+            since = self.began if self.state == HEAD else self.touched
+            if now - since > self.hall.receive_s:
+                self._chill()
+                self.cold.late()
 
     def data_received(self, bytes data):
         self.touched = monotonic()
@@ -195,8 +198,12 @@ cdef class Listener(Follower):
             data, self.head = self.head + data, None
         end = data.find(b"\r\n\r\n")
         if end < 0:
-            self.state = HEAD
-            if PyBytes_GET_SIZE(data) > MOST_HEAD or self.hall is None:
+            if self.state == IDLE:
+                data = data.lstrip(b"\r\n")     # empty lines before a request mean nothing
+                if not data:
+                    return 0
+                self.state, self.began = HEAD, self.touched
+            if PyBytes_GET_SIZE(data) > MOST_HEAD:
                 self._cool(data)
             else:
                 self.head = data
@@ -216,7 +223,7 @@ cdef class Listener(Follower):
             self.parser.feed_data(head)
         except Exception:
             self.unusual = True
-        if not self._hot():
+        if end > MOST_HEAD or not _is_1_1(head) or not self._hot():
             self._cool(data)
             return 0
         self.raw = head
@@ -232,9 +239,9 @@ cdef class Listener(Follower):
         cdef Hall hall = self.hall
         cdef bytes path = self.url
         cdef Py_ssize_t mark
-        if hall is None or self.unusual or not self.headed or self.length < 0:
+        if self.unusual or not self.headed or self.length < 0:
             return False
-        if self.length > hall.max_body_bytes:
+        if self.length > hall.max_body_bytes or len(self.headers) > MOST_HEADERS:
             return False
         parser = self.parser
         if parser.get_method() != b"POST" or not parser.should_keep_alive():
@@ -243,7 +250,7 @@ cdef class Listener(Follower):
         self.query = b""
         if mark >= 0:
             self.query, path = path[mark:], path[:mark]
-            if b"key=" in self.query:       # a credential
+            if b"key=" in self.query or b"#" in self.query:    # a credential; not for a provider
                 return False
         self.target = hall.targets.get(path)
         return self.target is not None
@@ -284,17 +291,22 @@ cdef class Listener(Follower):
 
     cdef int _cool(self, bytes data) except -1:
         """Leaves this request, as it came, and what follows it to uvicorn's protocol."""
+        self._chill()
+        self.cold.data_received(data)
+        if self.closing:
+            self.cold.shutdown()
+        return 0
+
+    cdef int _chill(self) except -1:
+        """From now on uvicorn's protocol has the word."""
         if self.cold is None:
-            self.cold = Cold(self.config, self.server_state, self.app_state, self.loop)
+            self.cold = self.hall.cold(self.config, self.server_state, self.app_state, self.loop)
             self.cold.connection_made(self.transport)
             self.server_state.connections.discard(self.cold)    # we speak for it
             if self.write_paused:
                 self.cold.pause_writing()
         self.state = ASGI
-        self.head = self.parser = self.headers = None
-        if self.closing:
-            self.cold.shutdown()
-        self.cold.data_received(data)
+        self.head = self.raw = self.parser = self.headers = self.parts = None
         return 0
 
     # -- the call ------------------------------------------------------------------------------
@@ -394,8 +406,12 @@ cdef class Listener(Follower):
                 self.opening = self._head(call.status, hall.pipeline.opened(call), -1)
                 call.streaming = True
         if self.streaming:
-            return self._pass(exchange)
-        return self._gather(exchange)
+            self._pass(exchange)
+        else:
+            self._gather(exchange)
+        if exchange._failure is not None and self.exchange is exchange and not self.write_paused:
+            exchange.read_nowait()      # what came before is passed on: raises
+        return 0
 
     cdef int _gather(self, Exchange exchange) except -1:
         """An answer that must be whole before anything of it goes on."""
@@ -453,6 +469,7 @@ cdef class Listener(Follower):
         cdef Call call = self.call
         if call is not None and self.streaming and call.tap.boundary and not self.write_paused:
             self._write([b"%x\r\n" % len(self.hall.ping), self.hall.ping, b"\r\n"])
+            return 1
         return 0
 
     cdef int _fail(self, error) except -1:
@@ -497,26 +514,38 @@ cdef class Listener(Follower):
 
     cdef int _done(self) except -1:
         """The answer is written; the next request may come."""
-        cdef bytes held = self.held
         self._leave()
-        self.state = IDLE
         self.touched = monotonic()
-        if self.closing:
+        if self.closing or self.doubt is not None and self.held is None:
+            self.state = IDLE
             self.transport.close()
-        elif held is not None:
-            self.held = None
-            self.loop.call_soon(self._next, held)
+        elif self.held is None:
+            self.state = IDLE
+        else:
+            self.loop.call_soon(self._next)     # until then what comes goes behind it
         return 0
 
-    def _next(self, bytes held):
+    def _next(self):
         """A pipelined request, after the answer to the one before it."""
-        if self.read_paused:
-            self.read_paused = False
-            if not self.lost:
-                self.transport.resume_reading()
+        cdef bytes held = self.held
+        self.held = None
+        self.state = IDLE
         if self.lost or self.transport.is_closing():
             return
-        self.data_received(held)
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        if not self.closing:
+            self._feed(held)
+        if self.closing or self.doubt is not None and self._over():
+            self.transport.close()
+
+    cdef bint _over(self) except -1:
+        """Whether nothing is due any more to a client that sends no more."""
+        if self.state == ASGI:
+            self.cold.doubt = self.doubt
+            return not self.cold.ended()
+        return self.state != BUSY       # the rest of a request never comes
 
     # -- writing -------------------------------------------------------------------------------
 

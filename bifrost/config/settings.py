@@ -70,6 +70,13 @@ class Server(Spec, frozen=True, kw_only=True):
     ping_interval_s: Annotated[
         Seconds, Meta(description="Seconds of upstream silence after which a stream gets a ping.")
     ] = 20.0
+    keep_alive_timeout_s: Annotated[
+        Seconds, Meta(description="Seconds that an idle connection of a client is kept.")
+    ] = 75.0
+    receive_timeout_s: Annotated[
+        Seconds,
+        Meta(description="Seconds a client has to send a request's head, and between two pieces."),
+    ] = 60.0
 
 
 class ProviderKey(Spec, frozen=True, kw_only=True):
