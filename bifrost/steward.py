@@ -3,7 +3,7 @@
 Outbox -> audit log -> everything else: an event is on the disk before the outbox forgets it; the
 usage view and the observers are fed from the log. Whoever holds ``steward.lock`` is the steward: a
 process of its own under ``bifrost serve``, a thread when embedded. Workers never wait for it. It
-also charges what dead workers left reserved.
+also has the log signed and charges what dead workers left reserved.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from bifrost._fast.gate import Gate, alive
 from bifrost.audit import events
 from bifrost.audit.events import Event
 from bifrost.audit.log import Log, Reader
+from bifrost.audit.notary import Notary
 from bifrost.audit.observer import Observer
 from bifrost.errors import BifrostError, StoreError
 from bifrost.governance.directory import Directory
@@ -34,6 +35,7 @@ log = logging.getLogger("bifrost.steward")
 BATCH = 2048
 COMMIT_S = 0.04  # events are gathered for so long, then flushed to the disk together
 REST_S = 1.0  # after a failure
+RESTS_S = {"_sign": 30.0}  # after a failure that a person has to mend
 SWEEP_S = 2.0
 IDLE_NS = 3_600_000_000_000  # after which a counter leaves the ledger; it comes back when asked for
 SPANS = 8  # of the ledger that are looked through at a time
@@ -59,6 +61,7 @@ class Steward:
         self._directory = directory
         self._log = Log(data_dir)
         self._reader = Reader(data_dir)
+        self._notary = Notary(data_dir)
         self._fresh: list[tuple[int, Event]] = []  # decoded, not yet in the view
         self._fresh_from = self._fresh_upto = self._log.next
         self._observers = list(observers)
@@ -106,6 +109,7 @@ class Steward:
 
     def _remember(self, first: int, entries: Sequence[bytes]) -> None:
         """Keeps new entries at hand, decoded, for the parts that are not behind."""
+        self._notary.feed(first, entries)
         decoded = self._decoded(enumerate(entries, first))
         if self._access is not None:
             for _, event in decoded:
@@ -125,6 +129,18 @@ class Steward:
             except msgspec.DecodeError:
                 log.error("an event cannot be read and is left out", extra={"entry": index})
         return decoded
+
+    def _sign(self) -> int:
+        """Lets the notary do what is due."""
+        return self._notary.work(self._log.next, self._add)
+
+    def _sign_off(self) -> int:
+        return self._notary.finish(self._log.next, self._add)
+
+    def _add(self, entries: list[bytes]) -> int:
+        first = self._log.append(entries)
+        self._remember(first, entries)
+        return first
 
     def _from(self, start: int) -> tuple[list[tuple[int, Event]], int]:
         """Events from a log index on, and the index behind them."""
@@ -181,10 +197,8 @@ class Steward:
                 log.error("an observer of events failed", extra={"error": repr(error)})
         kept: list[tuple[int, Event]] = []
         if told:
-            entries = [events.encode(event) for event in told]
-            first = self._log.append(entries)
+            first = self._add([events.encode(event) for event in told])
             kept = list(enumerate(told, first))
-            self._remember(first, entries)
             upto = self._log.next if upto == first else upto
         for observer in self._observers:
             observer.keep(kept)
@@ -263,7 +277,7 @@ class Steward:
                 living[owner] = owner == self._gate.owner or alive(self._state, owner)
             if living[owner]:
                 continue
-            event = self._orphan(note, amount, created)
+            event = events.unsettled(note, amount, created)
             charged += self._gate.reclaim(owner, sequence, events.encode(event), time.time_ns())
         for owner, lives in living.items():
             if not lives:
@@ -281,19 +295,6 @@ class Steward:
                 break
         return self._gate.prune(now)
 
-    @staticmethod
-    def _orphan(note: bytes, amount: int, created: int) -> events.ModelAccess:
-        event: Event | None
-        try:
-            event = events.decode(note)
-        except msgspec.DecodeError:
-            event = None
-        if not isinstance(event, events.ModelAccess):
-            event = events.ModelAccess(at=created, request="", key="", outcome="unsettled")
-        event.at, event.cost, event.reserved = created, amount, amount
-        event.outcome, event.source = "unsettled", "reserved"
-        return event
-
     # -- working -------------------------------------------------------------------------------
 
     def drain(self) -> None:
@@ -310,7 +311,7 @@ class Steward:
             return work()
         except Exception as error:
             log.error("the steward failed and tries again", extra={"error": str(error)})
-            self._rests[name] = time.monotonic() + REST_S
+            self._rests[name] = time.monotonic() + RESTS_S.get(name, REST_S)
             return 0
 
     def run(self, stop: threading.Event) -> None:
@@ -322,7 +323,7 @@ class Steward:
                 self._try(self.sweep)
                 self._try(self.tend)
             moved = self._try(self._record)
-            moved += self._try(self._observe) + self._try(self._report)
+            moved += self._try(self._observe) + self._try(self._report) + self._try(self._sign)
             if moved < BATCH:
                 stop.wait(max(0.0, due - time.monotonic()))
         try:
@@ -331,7 +332,8 @@ class Steward:
             log.error("events are left for the next start", extra={"error": str(error)})
 
     def close(self) -> None:
-        """Closes the log, the view and what observers hold."""
+        """Has the log signed to its end; closes it, the view and what observers hold."""
+        self._try(self._sign_off)
         for observer in self._observers:
             observer.close()
         self._log.close()

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from tests.crashes import KEYS, MOST, VICTIMS, Lane, Provider, priced
+from tests.evidence import examined
 from tests.running import RunningMock, bearer, message
 
 LANES, ROUNDS, REQUESTS = 3, 34, 14
@@ -38,6 +39,8 @@ def _round(lane: Lane, number: int) -> str:
     for request, event in lane.unsettled.items():
         assert event.cost == event.reserved >= priced(200, MOST)
         assert lane.asked[request].status in (0, 200)
+    verdict = examined(lane.gateway.data_dir / "audit")
+    assert verdict.intact, f"{told}: {verdict.findings}"
     return victim
 
 

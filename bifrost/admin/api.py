@@ -12,12 +12,13 @@ from msgspec import UNSET
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from bifrost._fast.gate import GateError
 from bifrost.admin import (
     alerts,
+    audit_logs,
     budgets,
     landscape,
     openapi,
@@ -60,6 +61,7 @@ def operations() -> list[Operation]:
         *landscape.operations(),
         *reports.operations(),
         *alerts.operations(),
+        *audit_logs.operations(),
     ]
     return [*rows, openapi.operation(rows)]
 
@@ -120,6 +122,10 @@ class Api:
         if operation.body is not None and document is UNSET:
             raise Problem(400, "This needs a body: a JSON object.")
         reply = await run_in_threadpool(self._done, ask)
+        if reply.lines is not None:
+            if request.method == "HEAD":
+                return Response(media_type=operation.media)
+            return StreamingResponse(reply.lines, media_type=operation.media)
         return _response(reply)
 
     def _done(self, ask: Ask) -> Reply:

@@ -190,14 +190,16 @@ def _path_parameters(row: Operation) -> list[dict[str, Any]]:
         "id": {"budgets": "Id.", "prices": "Id or pattern."}.get(_tag(row), "Id or name."),
         "name": "Name.",
         "digest": "The digest, or its first 8 digits or more.",
+        "index": "Index of an entry.",
     }
+    kinds = {"index": {"type": "integer", "minimum": 0}}
     return [
         {
             "name": part[1:-1],
             "in": "path",
             "required": True,
             "description": meaning[part[1:-1]],
-            "schema": {"type": "string", "minLength": 1},
+            "schema": kinds.get(part[1:-1], {"type": "string", "minLength": 1}),
         }
         for part in row.segments
         if part[0] == "{"
@@ -251,7 +253,7 @@ def _responses(row: Operation, schemas: _Schemas) -> dict[str, Any]:
     if row.status == 201:
         good["headers"] |= _headers("Location")
     if row.answer is not None:
-        good["content"] = {"application/json": {"schema": schemas.of(row.answer)}}
+        good["content"] = {row.media: {"schema": schemas.of(row.answer)}}
     found = {str(row.status): good}
     if row.tagged and row.method == "GET":
         found["304"] = {"description": MEANING[304], "headers": _headers("ETag")}

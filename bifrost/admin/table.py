@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ PUBLIC = "public"  # needs no credential
 OWN_KEY = "own virtual key"  # the virtual key that is asked about is the credential
 PERMISSIONS = frozenset(
     {
+        "audit:read",
         "config:read",
         "governance:read",
         "governance:write",
@@ -60,10 +61,11 @@ class Ask(msgspec.Struct, kw_only=True):
 
 
 class Reply(msgspec.Struct, kw_only=True):
-    """What an operation answers: a struct, or JSON that is ready."""
+    """What an operation answers: a struct, or JSON that is ready, or pieces of a long text."""
 
     value: object = None
     raw: bytes | None = None
+    lines: Iterator[bytes] | None = None
     status: int = 200
     headers: dict[str, str] = {}
 
@@ -81,6 +83,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     ``body`` is the struct the document must fit, ``partial`` says that every member of it may be
     left out. ``tagged`` objects have an ETag; ``guarded`` operations honour If-Match, ``once``
     ones Idempotency-Key. ``refuses`` are the statuses beyond those that every operation has.
+    ``media`` is the type of the answer.
     """
 
     method: str
@@ -98,6 +101,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     guarded: bool = False
     once: bool = False
     refuses: tuple[int, ...] = ()
+    media: str = "application/json"
 
     @property
     def segments(self) -> tuple[str, ...]:

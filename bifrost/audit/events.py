@@ -174,7 +174,48 @@ class PriceChange(
     reason: str = ""
 
 
-Event = ModelAccess | PolicyChange | BudgetReached | Reconciled | PriceChange
+class KeyHandover(
+    msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="type", tag="key_handover", gc=False
+):
+    """The key that signs the log names the next one: ``note`` is signed by the old key, the last
+    checkpoint of which ends with this entry. ``epoch`` is the number of the new key."""
+
+    v: int = 1
+    seq: int = 0
+    at: int
+    epoch: int
+    note: str
+
+
+class AuditAccess(
+    msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="type", tag="audit", gc=False
+):
+    """Entries of this log were read: by whom, and which.
+
+    ``action``: list, show, prove, export. ``first`` is the index of the first entry that was looked
+    at, ``count`` how many were asked for (0: all), ``filters`` what they had to fit.
+    """
+
+    v: int = 1
+    seq: int = 0
+    at: int
+    actor: str
+    action: str
+    first: int = 0
+    count: int = 0
+    filters: str = ""
+    reason: str = ""
+
+
+Event = (
+    ModelAccess
+    | PolicyChange
+    | BudgetReached
+    | Reconciled
+    | PriceChange
+    | KeyHandover
+    | AuditAccess
+)
 
 
 def opening(**fields: str | None) -> bytes:
@@ -232,6 +273,20 @@ def encode(event: Event) -> bytes:
 def decode(raw: bytes) -> Event:
     """The event of stored bytes; raises msgspec.DecodeError (or ValidationError) otherwise."""
     event: Event = decoder.decode(raw)
+    return event
+
+
+def unsettled(note: bytes, amount: int, created: int) -> ModelAccess:
+    """What becomes of a reservation whose owner died: charged in full, as ``note`` opened it."""
+    event: Event | None
+    try:
+        event = decode(note)
+    except msgspec.DecodeError:
+        event = None
+    if not isinstance(event, ModelAccess):
+        event = ModelAccess(at=created, request="", key="", outcome="unsettled")
+    event.at, event.cost, event.reserved = created, amount, amount
+    event.outcome, event.source = "unsettled", "reserved"
     return event
 
 

@@ -47,6 +47,7 @@ class Log:
         try:
             self._make_folder(data_dir)
             self._known = _acknowledged(self.folder)
+            self._floor = max(self._known or 0, _signed(self.folder))
             self._recover()
             self._acknowledge(flush=True)
         except OSError as error:
@@ -82,7 +83,7 @@ class Log:
             if index != behind:
                 raise _damaged(path_of(self.folder, sealed), index, "is missing")
             behind = sealed
-        if self.next < (self._known or 0):
+        if self.next < self._floor:
             raise _damaged(path_of(self.folder, self._first), self.next, "is missing")
         self._open_segment()
 
@@ -102,7 +103,7 @@ class Log:
         """Refuses what is behind the whole entries, unless a crash of the writer explains it."""
         if frame(data, at) is not None:
             raise _damaged(path, index, "is missing (the indexes have a gap)")
-        if not torn or index < (self._known or 0):
+        if not torn or index < self._floor:
             raise _damaged(path, index, "cannot be read")
         for entry in later(data, at):
             if entry.begins or self._known is None:
@@ -198,8 +199,9 @@ class Log:
 class Reader:
     """Reads the log of a data directory, in any process, while it is written; never writes."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self.folder = data_dir / FOLDER
+    def __init__(self, data_dir: Path, *, folder: Path | None = None) -> None:
+        """``folder``: where the log is, if it is a copy outside of a data directory."""
+        self.folder = folder or data_dir / FOLDER
         self._segments: list[int] = []
         self._places: dict[int, list[tuple[int, int]]] = {}  # segment -> (index, offset) rising
 
@@ -290,6 +292,15 @@ def _acknowledged(folder: Path) -> int | None:
         return None
     number, checked = MARK.unpack(raw)
     return int(number) if crc32(raw[:8]) == checked else None
+
+
+def _signed(folder: Path) -> int:
+    """How many entries the newest checkpoint covers, 0 without one: so many must be there."""
+    try:
+        lines = (folder / "checkpoint").read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return 0
+    return int(lines[1]) if len(lines) > 3 and lines[1].isdigit() else 0
 
 
 def _write(fd: int, data: bytes, offset: int) -> None:

@@ -69,3 +69,19 @@ def record(gate: Gate, action: str, kind: str, before: Any, after: Any) -> None:
         gate.append(events.encode(event), now, admitting=True)
     except GateError as error:
         raise StoreError(f"The change cannot be recorded, so it is not made: {error}.") from error
+
+
+def record_access(gate: Gate, action: str, first: int, count: int, filters: str = "") -> None:
+    """Puts a reading of the audit log into the outbox; raises StoreError, and then nothing is read.
+
+    The fields are those of ``events.AuditAccess``.
+    """
+    now = time.time_ns()
+    event = events.AuditAccess(
+        at=now, actor=actor(), action=action, first=first, count=count, filters=filters,
+        reason=reason(),
+    )  # fmt: skip
+    try:
+        gate.append(events.encode(event), now, admitting=True)
+    except GateError as error:
+        raise StoreError(f"The access cannot be recorded, so it is refused: {error}.") from error

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
@@ -90,3 +91,26 @@ def later(data: bytes, at: int) -> Iterator[Frame]:
         if found is not None:
             yield found
         at = data.find(OPENS, found.end + SIZE if found is not None else at + 1)
+
+
+def hashed(data: bytes, at: int, index: int, end: int) -> tuple[bytes, int, int]:
+    """Tree hashes of the whole frames from a place on, to before index ``end``.
+
+    Returns them as a row, the place behind the last one and its index plus one.
+    """
+    row: list[bytes] = []
+    size = len(data)
+    head, mark = HEAD.unpack_from, MARKED.pack
+    while index < end and at + SIZE <= size:
+        length, checked, number = head(data, at)
+        behind = at + SIZE + (length & LENGTH)
+        payload = data[at + SIZE : behind]
+        if (
+            number != index
+            or behind > size
+            or crc32(payload, crc32(mark(length, index))) != checked
+        ):
+            break
+        row.append(sha256(b"\0" + payload).digest())
+        at, index = behind, index + 1
+    return b"".join(row), at, index

@@ -25,6 +25,7 @@ COMMANDS = {
     "logs": "bifrost.cli.logs:logs",
     "reconcile": "bifrost.cli.reconcile:reconcile",
     "prices": "bifrost.cli.prices:prices",
+    "audit": "bifrost.cli.audit:audit",
     "admin-token": "bifrost.cli.admin_token:admin_token",
     "connect": "bifrost.cli.connect:connect",
     "doctor": "bifrost.cli.doctor:doctor",
