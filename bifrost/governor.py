@@ -173,7 +173,7 @@ class Governor:
             if unknown is not None:
                 raise FieldBlocked(
                     f"Model {lane.model!r} has no price for {unknown}; remove it from the "
-                    "request or ask your platform team to add it to the price file."
+                    "request or ask your platform team to add it (`bifrost prices set`)."
                 )
         amount, input_tokens, output_tokens = self._worst(call, lane)
         self.desk.hold(call, lane, amount, input_tokens, output_tokens, since)

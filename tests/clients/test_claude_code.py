@@ -336,7 +336,7 @@ def test_unpriced_model(
 ) -> None:
     said = refused(agent, between, gateway, mock, "dev", "--model", "claude-nobody-9")
     assert "Model 'claude-nobody-9' of provider 'anthropic' has no price" in said
-    assert "ask your platform team to add one to the price file." in said
+    assert "ask your platform team to add one (`bifrost prices set`)." in said
 
 
 def test_governed_field(
