@@ -206,6 +206,8 @@ class Lane:
                     entries = [os.readlink(one) for one in Path(f"/proc/{child.pid}/fd").iterdir()]
                 except OSError:
                     continue
+                if not entries:  # dead, and its parent does not know yet
+                    continue
                 roles["worker" if any("eventpoll" in e for e in entries) else "steward"] += [child]
             whole = len(roles["worker"]) == 2 and len(roles["steward"]) == 1
             return roles if whole else None
