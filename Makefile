@@ -7,6 +7,13 @@ SOURCES := $(wildcard bifrost/_fast/*.pyx bifrost/_fast/*.pxd bifrost/_fast/*.h)
 ARGS ?=
 TESTS ?= tests
 
+# An extra's packages by themselves: `-e '.[test]'` would compile everything again.
+define extras
+@$(BIN)/python -c 'import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' $(1) > $(VENV)/$(1).txt
+@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install -q -c $(PIN) -r $(VENV)/$(1).txt
+@touch $@
+endef
+
 .PHONY: run build test test-clients check count bench annotate clean
 
 run: $(VENV)/.built
@@ -28,12 +35,10 @@ $(VENV)/.built: $(VENV)/.made pyproject.toml setup.py $(SOURCES)
 	@touch $@
 
 $(VENV)/.tested: $(VENV)/.built
-	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install -q -c $(PIN) --no-build-isolation -e '.[test]'
-	@touch $@
+	$(call extras,test)
 
 $(VENV)/.checked: $(VENV)/.tested
-	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install -q -c $(PIN) --no-build-isolation -e '.[check]'
-	@touch $@
+	$(call extras,check)
 
 test: $(VENV)/.tested
 	$(BIN)/python -m pytest -n 2 -m 'not clients' $(TESTS)

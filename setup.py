@@ -26,6 +26,7 @@ modules = [
 ]
 
 setup(
+    options={"build_ext": {"parallel": os.cpu_count() or 1}},
     ext_modules=cythonize(
         modules,
         nthreads=os.cpu_count() or 1,
