@@ -52,7 +52,7 @@ from bifrost.governance.declared import Minted
 from bifrost.identify import Grant
 from bifrost.metering.catalogue import ModelInfo
 from bifrost.metrics import exposition
-from bifrost.pipeline import MAX_ANSWER, PING, Pipeline, is_stream
+from bifrost.pipeline import MAX_ANSWER, PING, Pipeline
 from bifrost.watch import Watch
 
 if TYPE_CHECKING:
@@ -207,7 +207,6 @@ class App:
             pipeline,
             _hot_targets(self.settings),
             refusal=refusal_answer,
-            is_stream=is_stream,
             new_request_id=new_request_id,
             cold=Protocol,
             doubt=Doubt,
@@ -283,7 +282,7 @@ class App:
         self.settings = settings
         assert self._pipeline is not None and self._door is not None
         self._pipeline.watch.ping_interval_ns = int(settings.server.ping_interval_s * 1e9)
-        self._pipeline.debug_headers = settings.server.debug_headers
+        self._pipeline.stations.debug_headers = settings.server.debug_headers
         self._door.max_body_bytes = settings.server.max_body_bytes
         if self.hall is not None:
             self.hall.max_body_bytes = settings.server.max_body_bytes

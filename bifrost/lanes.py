@@ -23,29 +23,27 @@ from bifrost.upstream.pool import Origin
 
 LANES_PER_GRANT = 512
 MOST_GOALS = 4_096
+_CONTROLS = dict.fromkeys([*range(32), 127], "?")
 MOST_LABELS = 1_280  # bytes of names in a reservation's note
 
 
 class Goal:
     """What all lanes to one model of one host have in common."""
 
-    __slots__ = ("ceiling", "density", "headers", "price", "served")
+    __slots__ = ("ceiling", "density", "price", "served", "shown")
 
     def __init__(self, host: Host, model: str, price: Price, density: Density) -> None:
         self.price = price
         self.density = density
         self.ceiling = price.ceiling(None, None, None)
         self.served = events.members(model=model, provider_key=host.key_name(0))
-        self.headers = [
-            (b"x-bf-provider", host.name.encode("latin-1", "replace")),
-            (b"x-bf-model", model.encode("latin-1", "replace")),
-        ]
+        self.shown = b"x-bf-provider: %b\r\nx-bf-model: %b\r\n" % (_line(host.name), _line(model))
 
 
 class Lane(LaneBase):
     """One way from a key to a model: where it goes, what it costs, how it is labelled."""
 
-    __slots__ = ("catalogue", "headers", "host", "origin", "price", "renamed", "weight")
+    __slots__ = ("catalogue", "origin", "price", "weight")
 
     def __init__(
         self,
@@ -64,7 +62,9 @@ class Lane(LaneBase):
         price = self.price = goal.price
         self.catalogue = catalogue
         self.weight = target.weight
-        self.headers = goal.headers
+        self.shown = goal.shown
+        self.start = b"POST " + origin.path_prefix
+        self.signed = host.signed(origin.host_header)
         who = grant.who
         prefix = events.opening(
             key=who.key, user=who.user, team=who.team, customer=who.customer, asked=asked,
@@ -79,6 +79,11 @@ class Lane(LaneBase):
             target.model, plan, prefix, goal.served, goal.ceiling, price.tariffs, context,
             goal.density,
         )  # fmt: skip
+
+
+def _line(name: str) -> bytes:
+    """A name as it may stand in a header line."""
+    return name.translate(_CONTROLS).encode("latin-1", "replace")
 
 
 class Lanes:

@@ -10,10 +10,9 @@ import logging
 import time
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
-from functools import lru_cache
 from typing import Any
 
-from bifrost._fast import client, gate, wire
+from bifrost._fast import client, stations, wire
 from bifrost._fast.gate import Exhausted
 from bifrost.call import Call
 from bifrost.errors import GatewayUnavailable, Refusal, UpstreamError, UpstreamUnavailable
@@ -36,8 +35,8 @@ class Pipeline:
     """Carries calls of the Anthropic dialect to their provider and back.
 
     Two ways lead through it: ``messages`` and ``count_tokens`` for any ASGI server, and the
-    compiled listener's, which passes the same stations (``outgoing``, ``answered``, ``whole``,
-    ``opened``, ``passing``, ``ended``, ``failed``, ``close``) without a task of its own.
+    compiled listener's, which passes the same stations (``settled``, ``passing``, ``ended``,
+    ``failed``, ``close``, and those of the wire) without a task of its own.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class Pipeline:
         self.governor = governor
         self.watch = watch
         self.broken_event = broken_event
-        self.debug_headers = debug_headers
+        self.stations = stations.Stations(debug_headers=debug_headers)
 
     async def messages(self, call: Call, send: Send, query: bytes) -> None:
         """Serves one Messages request; raises Refusal only before the first byte of an answer."""
@@ -65,12 +64,12 @@ class Pipeline:
                 return
         self.watch.enter(call, asyncio.current_task())
         try:
-            await self._forward(call, MESSAGES + query)
-            if is_stream(call):
+            if await self._forward(call, MESSAGES + query):
                 await self._stream(call, send)
             else:
                 body = await call.exchange.read_all(MAX_ANSWER)
-                await _answer(call, send, *self.whole(call, body))
+                cost, body = self.settled(call, body)
+                await _answer(call, send, self._headers(call, cost), body)
         except asyncio.CancelledError:
             await self._cancelled(call, send)
         except UpstreamError as error:
@@ -114,7 +113,7 @@ class Pipeline:
             body = await call.exchange.read_all(MAX_ANSWER)
             if call.status != 200:
                 body = anthropic_anthropic.error(body)
-            await _answer(call, send, self._headers(call, []), body)
+            await _answer(call, send, self._headers(call), body)
         except asyncio.CancelledError:
             await self._cancelled(call, None)
         except UpstreamError as error:
@@ -124,19 +123,20 @@ class Pipeline:
             if call.exchange is not None:
                 call.exchange.cancel()
 
-    async def _forward(self, call: Call, target: bytes) -> None:
-        """Sends the request upstream and waits for the head of the answer."""
-        request = self.outgoing(call, target)
+    async def _forward(self, call: Call, target: bytes) -> bool:
+        """Sends the request upstream, waits for the answer's head; whether a stream follows it."""
+        request = self.stations.outgoing(call, target)
         try:
             call.exchange = await call.lane.origin.send(request)
         except UpstreamError as error:
             call.sent_upstream = error.sent
             raise
-        self.answered(call)
+        return self.stations.answered(call)
 
     async def _stream(self, call: Call, send: Send) -> None:
         """An SSE answer: each piece goes on as it comes."""
-        headers = self.opened(call)
+        headers = self._headers(call)
+        call.tap = wire.Tap()
         await send({"type": "http.response.start", "status": call.status, "headers": headers})
         call.streaming = True
         exchange = call.exchange
@@ -160,44 +160,13 @@ class Pipeline:
 
     # -- the stations ----------------------------------------------------------------------
 
-    def outgoing(self, call: Call, target: bytes) -> list[bytes]:
-        """The request as it leaves for the provider of the call's lane, head and body."""
-        lane = call.lane
-        limit = call.output_limit or None
-        body = anthropic_anthropic.request(call.body, call.scan, lane.renamed, limit)
-        origin = lane.origin
-        call.key_index = lane.host.pick()
-        head = lane.host.head(
-            b"POST", origin.path_prefix + target, origin.host_header, call.key_index,
-            call.request_id, call.head.forward, len(body),
-        )  # fmt: skip
-        call.sent_upstream = True
-        return [head, body]
-
-    def answered(self, call: Call) -> None:
-        """The head of the provider's answer is there."""
-        exchange = call.exchange
-        call.first_byte = call.last_byte = time.monotonic_ns()
-        call.status = exchange.status
-        for name, value in exchange.headers:
-            if name == b"request-id":
-                call.upstream_request = value.decode("latin-1")
-
-    def whole(self, call: Call, body: bytes) -> tuple[Headers, bytes]:
-        """Meters and settles an answer that is complete; returns what the client gets of it."""
-        extra: Headers = []
+    def settled(self, call: Call, body: bytes) -> tuple[int, bytes]:
+        """Meters and settles an answer that is complete; its cost in nano-USD (-1 without one) and
+        what the client gets of it."""
         if call.status == 200:
-            cost = self.governor.settle(call, _usage_of(call, body), "ok")
-            extra.append((b"x-bf-cost-usd", gate.usd(cost)))
-        else:
-            self.governor.settle(call, None, "error")
-            body = anthropic_anthropic.error(body)
-        return self._headers(call, extra), body
-
-    def opened(self, call: Call) -> Headers:
-        """A stream begins; returns the headers for the client."""
-        call.tap = wire.Tap()
-        return [item for item in self._headers(call, []) if item[0] != b"content-length"]
+            return self.governor.settle(call, _usage_of(call, body), "ok"), body
+        self.governor.settle(call, None, "error")
+        return -1, anthropic_anthropic.error(body)
 
     def passing(self, call: Call, chunk: bytes) -> None:
         """Sees a piece of a stream before it goes on; settles with the message's last event."""
@@ -248,27 +217,13 @@ class Pipeline:
         if not call.settled:
             self._settle_cut(call)
 
-    def _headers(self, call: Call, extra: Headers) -> Headers:
-        headers = wire.response_head(call.exchange.headers)
-        headers.append((b"x-request-id", call.request_id.encode()))
-        headers += call.lane.headers
-        headers += self.budget(call)
-        if call.output_limit:
-            headers.append((b"x-bf-output-limit", b"%d" % call.output_limit))
-        if self.debug_headers:
-            spent = time.monotonic_ns() - call.began - (call.first_byte - call.began)
-            headers.append((b"x-bf-overhead-us", b"%d" % (spent // 1000)))
-        return headers + extra
+    def _headers(self, call: Call, cost: int = -1) -> Headers:
+        return self.stations.headers(call, cost, *self.governor.remaining(call))
 
     def budget(self, call: Call) -> Headers:
         """What the tightest budget of a call's key has left, as headers; none without budgets."""
-        left, resets_ns = self.governor.remaining(call)
-        if left < 0:
-            return []
-        return [
-            (b"x-bf-budget-remaining-usd", gate.usd(left)),
-            (b"x-bf-budget-reset", instant(resets_ns)),
-        ]
+        lines = stations.budget_lines(*self.governor.remaining(call))
+        return [(name, value) for name, _, value in _parted(lines)]
 
     def _settle_stream(self, call: Call, outcome: str) -> None:
         tap = call.tap
@@ -297,6 +252,7 @@ class Pipeline:
 
 
 async def _answer(call: Call, send: Send, headers: Headers, body: bytes) -> None:
+    headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": call.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
@@ -312,10 +268,8 @@ def _uncancel() -> None:
         task.uncancel()
 
 
-@lru_cache(maxsize=4096)
-def instant(ns: int) -> bytes:
-    """A time in ns as RFC 3339; windows end at few different times."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ns // 1_000_000_000)).encode()
+def _parted(lines: bytes) -> list[tuple[bytes, bytes, bytes]]:
+    return [line.partition(b": ") for line in lines.split(b"\r\n")[:-1]]
 
 
 def _input_estimate(call: Call) -> int:
@@ -323,22 +277,13 @@ def _input_estimate(call: Call) -> int:
     return output_estimate(len(call.body))
 
 
-def is_stream(call: Call) -> bool:
-    """Whether the provider answers with an event stream."""
-    for name, value in call.exchange.headers:
-        if name == b"content-type":
-            return bool(value.startswith(b"text/event-stream")) and call.status == 200
-    return False
-
-
 def _usage_of(call: Call, body: bytes) -> Usage:
     """The usage of a JSON answer; estimated from its size if the provider reported none."""
-    for name, value in call.exchange.headers:
-        if name == b"content-encoding" and value.lower() in (b"gzip", b"deflate", b"x-gzip"):
-            try:
-                body = zlib.decompress(body, zlib.MAX_WBITS | 32)
-            except zlib.error:
-                body = b""
+    if call.encoding is not None and call.encoding.lower() in (b"gzip", b"deflate", b"x-gzip"):
+        try:
+            body = zlib.decompress(body, zlib.MAX_WBITS | 32)
+        except zlib.error:
+            body = b""
     raw = wire.top_level(body, "usage") or b""
     usage = from_message(raw, None)
     if usage.source == "reported":

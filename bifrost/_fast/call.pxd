@@ -4,12 +4,13 @@ from .gate cimport Ticket
 
 
 cdef class Call:
-    cdef public int64_t at, began, first_byte, last_byte, reserved
+    cdef public int64_t at, began, sent, first_byte, last_byte, reserved
     cdef public int64_t output_limit    # tokens, where the budget affords no more; 0: as asked
     cdef public uint32_t place          # in the line for a budget; 0: none
     cdef public str request_id, upstream_request
     cdef public object receive, head, scan, grant, lane, exchange, tap, watcher, cut
     cdef public bytes body
+    cdef public bytes encoding          # of the answer's content, as its provider says
     cdef public Ticket ticket
     cdef public int status, key_index
     cdef public bint streaming, gone, settled, sent_upstream, broke

@@ -3,6 +3,7 @@ from typing import Any
 class Call:
     at: int
     began: int
+    sent: int
     first_byte: int
     last_byte: int
     reserved: int
@@ -21,6 +22,7 @@ class Call:
     cut: Any
     ticket: Any
     body: bytes
+    encoding: bytes | None
     status: int
     key_index: int
     streaming: bool

@@ -17,6 +17,12 @@ cdef class LaneBase:
     cdef dict tariffs
     cdef int64_t context        # tokens
     cdef public str model
+    # how a request of it is addressed, and what its client is told of it
+    cdef public object host
+    cdef public str renamed     # the model's name at the provider, None if it is the client's
+    cdef public bytes start     # of the request line, up to the path
+    cdef public list signed     # by provider key: the rest of that line, and lines up to our id
+    cdef public bytes shown     # header lines for the client
 
 
 cdef class Desk:

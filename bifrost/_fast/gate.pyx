@@ -8,7 +8,6 @@ is in ``state`` (opened and closed), ``accounts`` (cells and meters) and ``outbo
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint32_t
-from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free
 
 from .ledger cimport (
@@ -21,6 +20,13 @@ from .state cimport check
 from .timing cimport Timing, now_mono
 
 from .state import GateError, alive, condition
+
+cdef extern from "head_out.h" nogil:
+    ctypedef struct out:
+        char *at
+        char *end
+        bint full
+    void out_usd(out *, int64_t)
 
 cdef enum:
     SPARE = 16384               # bytes of the ring kept free for what is under way
@@ -139,13 +145,10 @@ cdef class Ticket:
 def usd(int64_t nano):
     """Nano-USD as an exact decimal with at least two places, as ``money.usd`` writes it."""
     cdef char text[32]
-    cdef int64_t size = -nano if nano < 0 else nano
-    cdef int n = snprintf(text, sizeof(text), b"%s%lld.%09lld", b"-" if nano < 0 else b"",
-                          <long long>(size // 1000000000), <long long>(size % 1000000000))
-    cdef int least = n - 7
-    while n > least and text[n - 1] == c"0":
-        n -= 1
-    return PyBytes_FromStringAndSize(text, n)
+    cdef out o
+    o.at, o.end, o.full = text, text + 32, False
+    out_usd(&o, nano)
+    return PyBytes_FromStringAndSize(text, o.at - text)
 
 
 cdef class Gate(Outbox):

@@ -39,7 +39,7 @@ static const head_rule head_response_starts[] = {
     RULE(DROP, "x-bf-"), RULE(DROP, "cf-"), RULE(DROP, "anthropic-ratelimit-"), {0, 0, NULL}
 };
 
-static int head_role(const head_rule *whole, const head_rule *starts, const char *name,
+static inline int head_role(const head_rule *whole, const head_rule *starts, const char *name,
                      size_t size)
 {
     for (; whole->size; whole++)
@@ -52,7 +52,7 @@ static int head_role(const head_rule *whole, const head_rule *starts, const char
 }
 
 /* Copies a header name in lower case; 0 when it is not a token (RFC 9110, section 5.6.2). */
-static int head_lower(const char *name, size_t size, char *out)
+static inline int head_lower(const char *name, size_t size, char *out)
 {
     size_t i;
     for (i = 0; i < size; i++) {
@@ -67,13 +67,13 @@ static int head_lower(const char *name, size_t size, char *out)
     return size > 0;
 }
 
-static int head_clean(const char *value, size_t size)
+static inline int head_clean(const char *value, size_t size)
 {
     return !memchr(value, 0, size) && !memchr(value, '\n', size) && !memchr(value, '\r', size);
 }
 
 /* Cuts the value of a credential header down to its virtual key; 0 when it holds another one. */
-static int head_key(int role, const char **value, size_t *size)
+static inline int head_key(int role, const char **value, size_t *size)
 {
     const char *p = *value, *end = p + *size;
     int i;

@@ -1,13 +1,20 @@
 # Attributes and internal methods of listener.pyx.
+from libc.stdint cimport int64_t
+
 from .call cimport Call
 from .client cimport Exchange, Follower
 from .desk cimport Desk
+from .stations cimport Stations
 
 
 cdef class Hall:
     cdef public Desk desk
     cdef public dict targets
-    cdef public object pipeline, refusal, is_stream, new_request_id, cold, doubt
+    cdef public object pipeline, refusal, new_request_id, cold, doubt
+    cdef Stations stations
+    cdef object default_headers         # as ``default_lines`` were made of them
+    cdef bytes default_lines
+    cdef bint retiring
     cdef public Py_ssize_t max_body_bytes, max_answer
     cdef public double keep_alive_s, receive_s
     cdef bytes ping
@@ -49,5 +56,7 @@ cdef class Listener(Follower):
     cdef int _leave(self) except -1
     cdef int _done(self) except -1
     cdef bint _over(self) except -1
-    cdef bytes _head(self, int status, list headers, Py_ssize_t length)
+    cdef bytes _head(self, int64_t cost, Py_ssize_t length)
+    cdef bytes _refusal(self, int status, list headers)
+    cdef bytes _defaults(self)
     cdef int _write(self, list parts) except -1

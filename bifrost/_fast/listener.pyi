@@ -2,7 +2,6 @@ from asyncio import AbstractEventLoop, BaseProtocol
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
-from bifrost._fast.call import Call
 from bifrost._fast.desk import Desk
 
 Headers = list[tuple[bytes, bytes]]
@@ -21,7 +20,6 @@ class Hall:
         targets: dict[bytes, bytes],
         *,
         refusal: Callable[[Any, str, Sequence[tuple[bytes, bytes]]], tuple[int, Headers, bytes]],
-        is_stream: Callable[[Call], bool],
         new_request_id: Callable[[], str],
         cold: type[Any],
         doubt: type[Any],

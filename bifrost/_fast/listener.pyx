@@ -11,6 +11,7 @@ from http import HTTPStatus
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t
 from libc.string cimport memchr, memcmp
 
 from httptools import HttpRequestParser
@@ -20,8 +21,9 @@ from .client cimport Exchange, Follower, Pool, monotonic
 from .client import Broken
 from .desk cimport Desk
 from .gate import Exhausted, GateError
+from .stations cimport Stations, framed
 from .wire cimport Head
-from .wire import WireError, read_head, scan as scan_body
+from .wire import Tap, WireError, read_head, scan as scan_body
 
 log = logging.getLogger("bifrost.listener")
 
@@ -61,20 +63,21 @@ cdef class Hall:
 
     ``targets`` maps the paths of hot routes, as they stand on the wire, to the provider's path.
     ``pipeline`` has the stations of a call; ``refusal(refusal, request id, more headers)`` renders
-    (status, headers, body) in the door's dialect; ``is_stream(call)`` tells kinds of answers apart.
+    (status, headers, body) in the door's dialect.
     ``cold`` is the protocol for all that is not hot: uvicorn's with ``free``, ``refuse`` and
     ``expire``; ``doubt`` finds out whether a client that sends no more is gone. A client may be idle
     for ``keep_alive_s`` and slow with a request for ``receive_s``.
     """
 
-    def __init__(self, Desk desk not None, pipeline, dict targets not None, *, refusal, is_stream,
+    def __init__(self, Desk desk not None, pipeline, dict targets not None, *, refusal,
                  new_request_id, cold, doubt, Py_ssize_t max_body_bytes, Py_ssize_t max_answer,
                  bytes ping, double keep_alive_s, double receive_s):
         self.desk = desk
         self.pipeline = pipeline
+        self.stations = pipeline.stations
+        self.default_headers = self.default_lines = None
         self.targets = targets
         self.refusal = refusal
-        self.is_stream = is_stream
         self.new_request_id = new_request_id
         self.cold = cold
         self.doubt = doubt
@@ -333,7 +336,7 @@ cdef class Listener(Follower):
         self.streaming = self.answering = False
         try:
             hall.pipeline.watch.enter(call, self)
-            self.request = hall.pipeline.outgoing(call, self.target + self.query)
+            self.request = hall.stations.outgoing(call, self.target + self.query)
             pool = call.lane.origin.pool
             self.exchange = (<Pool?>pool).start(self.request, self)
             if self.exchange is None:
@@ -400,10 +403,10 @@ cdef class Listener(Follower):
             self.request = self.parts = None
             self.missing = 0
             call.exchange = exchange
-            hall.pipeline.answered(call)
-            self.streaming = hall.is_stream(call)
+            self.streaming = hall.stations.answered(call)
             if self.streaming:
-                self.opening = self._head(call.status, hall.pipeline.opened(call), -1)
+                self.opening = self._head(-1, -1)
+                call.tap = Tap()
                 call.streaming = True
         if self.streaming:
             self._pass(exchange)
@@ -436,39 +439,38 @@ cdef class Listener(Follower):
     cdef int _answer(self, bytes body) except -1:
         """A whole answer: settled, then written."""
         cdef Call call = self.call
-        cdef bytes told
-        headers, told = self.hall.pipeline.whole(call, body)
-        head = self._head(call.status, headers, PyBytes_GET_SIZE(told))
-        self._write([head, told])
+        cost, told = self.hall.pipeline.settled(call, body)
+        self._write([self._head(cost, PyBytes_GET_SIZE(told)), told])
         return self._done()
 
     cdef int _pass(self, Exchange exchange) except -1:
         """Pieces of a stream go on as they come, unless the client is slow."""
         cdef Call call = self.call
-        cdef list out = []
-        if self.opening is not None:
-            out.append(self.opening)
-            self.opening = None
-        if not self.write_paused:
-            chunk = exchange.read_nowait()
-            if chunk is not None:
-                if PyBytes_GET_SIZE(chunk):
-                    self.hall.pipeline.passing(call, chunk)
-                    out += (b"%x\r\n" % PyBytes_GET_SIZE(chunk), chunk, b"\r\n")
-                if exchange.complete:
-                    self.hall.pipeline.ended(call)
-                    out.append(b"0\r\n\r\n")
-                    self._write(out)
-                    return self._done()
-        if out:
-            self._write(out)
-        return 0
+        cdef bytes opening = self.opening
+        self.opening = None
+        chunk = None if self.write_paused else exchange.read_nowait()
+        if chunk is None:
+            if opening is not None:
+                self.transport.write(opening)
+            return 0
+        if PyBytes_GET_SIZE(chunk):
+            self.hall.pipeline.passing(call, chunk)
+        if exchange.complete:
+            self.hall.pipeline.ended(call)
+        if PyBytes_GET_SIZE(chunk) <= JOIN_BELOW:
+            self.transport.write(framed(opening, chunk, exchange.complete))
+        else:
+            out = [] if opening is None else [opening]
+            out += (b"%x\r\n" % PyBytes_GET_SIZE(chunk), chunk,
+                    b"\r\n0\r\n\r\n" if exchange.complete else b"\r\n")
+            self.transport.writelines(out)
+        return self._done() if exchange.complete else 0
 
     cdef int silent(self) except -1:
         """The provider is silent: the client hears that the stream still lives."""
         cdef Call call = self.call
         if call is not None and self.streaming and call.tap.boundary and not self.write_paused:
-            self._write([b"%x\r\n" % len(self.hall.ping), self.hall.ping, b"\r\n"])
+            self.transport.write(framed(None, self.hall.ping, False))
             return 1
         return 0
 
@@ -480,16 +482,13 @@ cdef class Listener(Follower):
         try:
             if self.streaming:
                 event = pipeline.broken(call, error)
-                if self.opening is not None:
-                    event_head, self.opening = self.opening, None
-                    self.transport.write(event_head)
-                self._write([b"%x\r\n" % len(event), event, b"\r\n0\r\n\r\n"])
+                self.transport.write(framed(self.opening, event, True))
             else:
                 refusal = pipeline.failed(call, error)
                 more = pipeline.budget(call)
                 pipeline.close(call)
                 status, headers, body = hall.refusal(refusal, call.request_id, more)
-                self._write([self._head(status, headers, -2), body])
+                self._write([self._refusal(status, headers), body])
         except BaseException:
             log.exception("a call could not be ended well", extra={"request": call.request_id})
             self._leave()
@@ -549,27 +548,33 @@ cdef class Listener(Follower):
 
     # -- writing -------------------------------------------------------------------------------
 
-    cdef bytes _head(self, int status, list headers, Py_ssize_t length):
-        """A head; ``length`` of the body, -1 for one in chunks, -2 if the headers say it."""
-        cdef list out = [_status_line(status)]
-        cdef bytes name, value
-        for name, value in self.server_state.default_headers:
-            if name == b"connection":       # a worker that retires parts with its clients
-                self.closing = True
-            else:
-                out += (name, b": ", value, b"\r\n")
+    cdef bytes _head(self, int64_t cost, Py_ssize_t length):
+        """The head of the call's answer; ``length`` of the body, -1 for one in chunks."""
+        cdef bytes lines = self._defaults()
+        return self.hall.stations.head(self.call, _status_line(self.call.status), lines, cost, length,
+                                   self.closing)
+
+    cdef bytes _refusal(self, int status, list headers):
+        """The head of an answer of the gateway's own."""
+        cdef bytes lines = self._defaults()
+        cdef list out = [_status_line(status), lines]
         for name, value in headers:
-            if length != -2 and PyBytes_GET_SIZE(name) == 14 and name == b"content-length":
-                continue
             out += (name, b": ", value, b"\r\n")
-        if length >= 0:
-            out.append(b"content-length: %d\r\n" % length)
-        elif length == -1:
-            out.append(b"transfer-encoding: chunked\r\n")
-        if self.closing:
-            out.append(b"connection: close\r\n")
-        out.append(b"\r\n")
+        out.append(b"connection: close\r\n\r\n" if self.closing else b"\r\n")
         return b"".join(out)
+
+    cdef bytes _defaults(self):
+        """The server's own lines; it makes them anew each second."""
+        cdef Hall hall = self.hall
+        found = self.server_state.default_headers
+        if found is not hall.default_headers:
+            hall.default_headers = found
+            hall.retiring = any([name == b"connection" for name, _ in found])
+            hall.default_lines = b"".join([b"%b: %b\r\n" % one for one in found
+                                           if one[0] != b"connection"])
+        if hall.retiring:       # a worker that retires parts with its clients
+            self.closing = True
+        return hall.default_lines
 
     cdef int _write(self, list parts) except -1:
         cdef Py_ssize_t total = 0

@@ -21,3 +21,6 @@ cdef class Head:
 
     cdef int _take(self, int role, bytes value) except -1
     cdef int _take_length(self, bytes value) except -1
+
+
+cdef set named(list headers)

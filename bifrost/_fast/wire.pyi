@@ -1,6 +1,6 @@
 """The wire: reads what governance needs out of raw bytes and leaves the rest untouched.
 
-Request bodies (``scan``, ``rewrite``), header lists (``read_head``, ``response_head``), answers
+Request bodies (``scan``, ``rewrite``), header lists (``read_head``), answers
 (``top_level``) and event streams (``Tap``). A leaf: imports nothing of bifrost.
 """
 
@@ -144,12 +144,6 @@ def read_head(headers: Iterable[tuple[bytes, bytes]]) -> Head:
 
     Raises ``WireError`` when a name is no token, a value holds CR, LF or NUL, the content length
     is not one number, or all lines together exceed 1 MiB.
-    """
-
-def response_head(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The upstream response headers that the client may see, names in lower case.
-
-    A header whose name is no token or whose value holds CR, LF or NUL is left out.
     """
 
 @final

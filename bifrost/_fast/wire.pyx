@@ -1,7 +1,7 @@
 # cython: language_level=3
 """The wire: reads what governance needs out of raw bytes and leaves the rest untouched.
 
-Request bodies (``scan``, ``rewrite``), header lists (``read_head``, ``response_head``), answers
+Request bodies (``scan``, ``rewrite``), header lists (``read_head``), answers
 (``top_level``) and event streams (``Tap``). A leaf: imports nothing of bifrost.
 """
 
@@ -299,9 +299,7 @@ cdef extern from "head.h":
     ctypedef struct head_rule:
         pass
     const head_rule *head_requests
-    const head_rule *head_responses
     const head_rule *head_request_starts
-    const head_rule *head_response_starts
     int head_role(const head_rule *, const head_rule *, const char *, size_t)
     bint head_lower(const char *, size_t, char *)
     bint head_clean(const char *, size_t)
@@ -311,7 +309,7 @@ cdef frozenset _ID_BYTES = frozenset(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-")
 
 
-cdef set _named(list headers):
+cdef set named(list headers):
     """The header names, in lower case, that Connection headers list; None when it is no matter."""
     cdef set names = None
     cdef bytes name, value
@@ -379,20 +377,20 @@ def read_head(headers not None) -> Head:
     """
     cdef Head head = Head.__new__(Head)
     cdef list pairs = list(headers)
-    cdef set named = _named(pairs)
+    cdef set hops = named(pairs)
     cdef bf_store lines
     lines.base, lines.size, lines.room = NULL, 0, 0
     head.content_encoding = b""
     try:
         for name, value in pairs:
-            _forward(head, &lines, named, name, value)
+            _forward(head, &lines, hops, name, value)
         head.forward = PyBytes_FromStringAndSize(<char *>lines.base, lines.size)
     finally:
         free(lines.base)
     return head
 
 
-cdef int _forward(Head head, bf_store *lines, set named, bytes name, bytes value) except -1:
+cdef int _forward(Head head, bf_store *lines, set hops, bytes name, bytes value) except -1:
     """Takes note of one header and adds its line, unless it may not go on."""
     cdef Py_ssize_t size = len(name), length = len(value)
     cdef char *out
@@ -407,38 +405,13 @@ cdef int _forward(Head head, bf_store *lines, set named, bytes name, bytes value
     role = head_role(head_requests, head_request_starts, out, size)
     if role >= X_BF_VK:
         head._take(role, value)
-    if role != FORWARD and role < AGENT_SESSION or named is not None and out[:size] in named:
+    if role != FORWARD and role < AGENT_SESSION or hops is not None and out[:size] in hops:
         return 0
     memcpy(out + size, b": ", 2)
     memcpy(out + size + 2, PyBytes_AS_STRING(value), length)
     memcpy(out + size + 2 + length, b"\r\n", 2)
     lines.size += size + length + 4
     return 0
-
-
-def response_head(headers not None) -> list[tuple[bytes, bytes]]:
-    """The upstream response headers that the client may see, names in lower case.
-
-    A header whose name is no token or whose value holds CR, LF or NUL is left out.
-    """
-    cdef list kept = [], pairs = list(headers)
-    cdef char lower[256]
-    cdef bytes name, value
-    cdef set named = _named(pairs)
-    cdef Py_ssize_t size
-    for name, value in pairs:
-        size = len(name)
-        if size > 256 or not head_lower(PyBytes_AS_STRING(name), size, lower):
-            continue
-        if not head_clean(PyBytes_AS_STRING(value), len(value)):
-            continue
-        if head_role(head_responses, head_response_starts, lower, size) != FORWARD:
-            continue
-        if memcmp(lower, PyBytes_AS_STRING(name), size):
-            name = PyBytes_FromStringAndSize(lower, size)
-        if named is None or name not in named:
-            kept.append((name, value))
-    return kept
 
 
 # ----------------------------------------------------------------------------------------- stream

@@ -8,7 +8,7 @@ import msgspec
 
 from bifrost.errors import ConfigError
 
-_HEAD = b"%b %b HTTP/1.1\r\nhost: %b\r\n%baccept-encoding: identity\r\nx-request-id: %b\r\n%b%b\r\n"
+_HEAD = b" HTTP/1.1\r\nhost: %b\r\n%baccept-encoding: identity\r\nx-request-id: "
 BASE_URLS = {"anthropic": "https://api.anthropic.com"}
 
 
@@ -44,6 +44,7 @@ class Host:
         self._signed = [_signed(credential.value) for credential in credentials] or [
             b"x-api-key: mock\r\n"
         ]
+        self._heads: dict[bytes, list[bytes]] = {}
 
     def pick(self) -> int:
         """The index of a provider key, by weight."""
@@ -55,29 +56,15 @@ class Host:
         """The configured name of a provider key."""
         return self._names[index]
 
-    def head(
-        self,
-        method: bytes,
-        target: bytes,
-        host: bytes,
-        key: int,
-        request_id: str,
-        forward: bytes,
-        length: int,
-    ) -> bytes:
-        """The request head for the wire; ``forward`` are the client's own lines, filtered.
+    def signed(self, host: bytes) -> list[bytes]:
+        """By provider key: a request's head from behind its path to the value of its id.
 
         The request's id goes with it, so that a provider's record can be found for ours.
         """
-        return _HEAD % (
-            method,
-            target,
-            host,
-            self._signed[key],
-            request_id.encode(),
-            forward,
-            b"content-length: %d\r\n" % length if length or method == b"POST" else b"",
-        )
+        found = self._heads.get(host)
+        if found is None:
+            found = self._heads[host] = [_HEAD % (host, line) for line in self._signed]
+        return found
 
 
 def _signed(secret: str) -> bytes:
