@@ -17,7 +17,7 @@ ROOMS = {"routing", "governance", "translate", "providers", "upstream", "meterin
 ORDER = {"identify", "lanes", "governor", "line", "watch", "pipeline"}
 WINGS = {
     *("usage", "steward", "mock", "logs", "listener", "farewell", "succession", "binding", "child"),
-    "stewardship",
+    *("stewardship", "standin"),
     *("recovery", "reconciliation", "admin", "pricing", "alerts", "webhooks"),
 }
 TOP = {"core", "metrics", "app", "doors", "embedding", "supervisor", "cli", "__init__", "__main__"}
@@ -37,6 +37,7 @@ MAY = {
     "pricing": LEAVES | {"audit", "governance", "metering"},
     "stewardship": set(),
     "steward": LEAVES | {"audit", "usage", "governance", "stewardship"},
+    "standin": LEAVES | {"audit", "usage", "governance", "steward", "stewardship"},
     "recovery": LEAVES | {"audit", "governance", "identify", "stewardship"},
     "admin": LEAVES | ROOMS | {"identify", "lanes", "usage", "pricing"},
     "reconciliation": LEAVES | {"audit", "governance", "identify", "recovery"},
