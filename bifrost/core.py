@@ -220,6 +220,7 @@ class Core:
             (self.data_dir, self.gate, self.directory, self._stop),
             access_log=self.settings.server.access_log,
             observers=[thresholds],
+            evidence=self.settings.evidence,
         )
         self._tells = True
         self._tell()

@@ -13,8 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -25,6 +24,7 @@ from bifrost.audit.events import Event
 from bifrost.audit.log import Log, Reader
 from bifrost.audit.notary import Notary
 from bifrost.audit.observer import Observer
+from bifrost.config.evidence import AuditLogs
 from bifrost.errors import BifrostError, StoreError
 from bifrost.governance.directory import Directory
 from bifrost.governance.entities import Kind
@@ -53,6 +53,7 @@ class Steward:
         *,
         access_log: bool = False,
         observers: Sequence[Observer] = (),
+        evidence: AuditLogs | None = None,
     ) -> None:
         """Opens the log; raises StoreError when it is damaged or cannot be written."""
         self._data_dir = data_dir
@@ -61,6 +62,7 @@ class Steward:
         self._directory = directory
         self._log = Log(data_dir)
         self._reader = Reader(data_dir)
+        self._signs = evidence is None or evidence.signs
         self._notary = Notary(data_dir)
         self._fresh: list[tuple[int, Event]] = []  # decoded, not yet in the view
         self._fresh_from = self._fresh_upto = self._log.next
@@ -109,7 +111,8 @@ class Steward:
 
     def _remember(self, first: int, entries: Sequence[bytes]) -> None:
         """Keeps new entries at hand, decoded, for the parts that are not behind."""
-        self._notary.feed(first, entries)
+        if self._signs:
+            self._notary.feed(first, entries)
         decoded = self._decoded(enumerate(entries, first))
         if self._access is not None:
             for _, event in decoded:
@@ -132,10 +135,10 @@ class Steward:
 
     def _sign(self) -> int:
         """Lets the notary do what is due."""
-        return self._notary.work(self._log.next, self._add)
+        return self._notary.work(self._log.next, self._add) if self._signs else 0
 
     def _sign_off(self) -> int:
-        return self._notary.finish(self._log.next, self._add)
+        return self._notary.finish(self._log.next, self._add) if self._signs else 0
 
     def _add(self, entries: list[bytes]) -> int:
         first = self._log.append(entries)
@@ -349,6 +352,7 @@ def serve_steward(
     *,
     access_log: bool,
     observers: Sequence[Observer] = (),
+    evidence: AuditLogs | None = None,
 ) -> None:
     """Waits for the stewardship, then works until ``stop``."""
     lock = Stewardship(data_dir)
@@ -359,8 +363,9 @@ def serve_steward(
         while not stop.is_set():
             try:
                 steward = Steward(
-                    data_dir, gate, directory, access_log=access_log, observers=observers
-                )
+                    data_dir, gate, directory, access_log=access_log, observers=observers,
+                    evidence=evidence,
+                )  # fmt: skip
             except BifrostError as error:
                 log.error("the steward cannot begin and tries again", extra={"error": str(error)})
                 stop.wait(1.0)
@@ -371,49 +376,3 @@ def serve_steward(
                 steward.close()
     finally:
         lock.give_up()
-
-
-@contextmanager
-def standing_in(data_dir: Path, gate: Gate, directory: Directory) -> Iterator[Steward | None]:
-    """A steward for the block, or None while another process is it. Raises StoreError."""
-    lock = Stewardship(data_dir)
-    if not lock.take():
-        yield None
-        return
-    try:
-        steward = Steward(data_dir, gate, directory)
-        try:
-            yield steward
-        finally:
-            steward.close()
-    finally:
-        lock.give_up()
-
-
-def catch_up(data_dir: Path, gate: Gate, directory: Directory, patience_s: float) -> bool:
-    """Brings log and view up to date: by ourselves if nobody is steward, else by waiting for it.
-
-    False if the steward did not get there in time. Raises StoreError.
-    """
-    with standing_in(data_dir, gate, directory) as steward:
-        if steward is not None:
-            steward.sweep()
-            steward.drain()
-            return True
-    now = time.time_ns()
-    deadline = time.monotonic() + patience_s
-    end = -1
-    while time.monotonic() < deadline:
-        waiting = gate.outbox(0, 1)
-        if end < 0 and (not waiting or waiting[0][0] > now):
-            end = Reader(data_dir).end()
-        if end == 0:
-            return True
-        if end > 0:
-            view = UsageView(data_dir, read_only=True)
-            applied = view.last()
-            view.close()
-            if applied >= end:
-                return True
-        time.sleep(0.02)
-    return False

@@ -229,7 +229,7 @@ class Supervisor:
 
     def _renew(self, old: Settings) -> None:
         """Children that do not read the file by themselves begin anew where it concerns them."""
-        if old.alerts != self.settings.alerts:
+        if (old.alerts, old.evidence) != (self.settings.alerts, self.settings.evidence):
             self._end("steward")  # and is replaced
         if old.webhooks != self.settings.webhooks:
             enrol(self.data_dir, self.settings.webhooks)
@@ -287,8 +287,9 @@ class Supervisor:
             thresholds = Thresholds(self.data_dir, gate, directory, lambda: percents)
             access = self.settings.server.access_log
             serve_steward(
-                self.data_dir, gate, directory, stop, access_log=access, observers=[thresholds]
-            )
+                self.data_dir, gate, directory, stop, access_log=access, observers=[thresholds],
+                evidence=self.settings.evidence,
+            )  # fmt: skip
         finally:
             gate.close()
             directory.close()

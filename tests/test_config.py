@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bifrost.config import Loaded, Settings, default_settings, json_schema, load, parse
+from bifrost.config import Loaded, Settings, default_settings, evidence, json_schema, load, parse
 from bifrost.config import settings as specs
 from bifrost.config.settings import instant_ns
 from bifrost.errors import ConfigError
@@ -119,6 +119,11 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`prices`": specs.Prices,
     "`alerts`": specs.Alerts,
     "`webhooks[]`": specs.Webhook,
+    "`audit_logs`": evidence.AuditLogs,
+    "`audit_logs.retention`": evidence.Retention,
+    "`audit_logs.retention.archive`": evidence.Archive,
+    "`audit_logs.immutability`": evidence.Immutability,
+    "`enterprise`": evidence.Enterprise,
 }
 
 
@@ -384,7 +389,8 @@ def test_the_documented_example_fits_the_schema() -> None:
     example = json.loads(block("json"))
     assert fits(example, schema, schema)
     assert fits({"audit_logs": {"enabled": False}}, schema, schema)
-    assert not fits({"audit_logs": {"enabled": True}}, schema, schema)
+    assert fits({"enterprise": {"audit_logs": {"enabled": True}}}, schema, schema)
+    assert not fits({"audit_logs": {"retention": {"duration": "a year"}}}, schema, schema)
     assert not fits({**example, "servr": {}}, schema, schema)
     assert fits(budgeted(max_limit=75, reset_duration="env.WINDOW"), schema, schema)
     assert not fits(budgeted(max_limit="x"), schema, schema)

@@ -384,11 +384,13 @@ def test_patterns_of_a_key() -> None:
 @pytest.mark.parametrize(
     ("document", "said"),
     [
-        ({"audit_logs": {"enabled": True}}, "audit_logs: not enforced by this version; remove it"),
-        ({"audit_logs": {}}, "audit_logs: not enforced by this version; remove it"),
         (
-            {"enterprise": {"audit_logs": {"enabled": True}}},
-            "enterprise.audit_logs: not enforced by this version; remove it",
+            {"audit_logs": {"content": "full"}},
+            "audit_logs.content: 'full' is not enforced by this version; use 'none'",
+        ),
+        (
+            {"enterprise": {"audit_logs": {"mode": "strict"}}},
+            "enterprise.audit_logs.mode: 'strict' is not enforced by this version; use 'standard'",
         ),
         ({"enterprise": {"sso": {}}}, "enterprise.sso: unknown key (valid: audit_logs)"),
         (
@@ -403,11 +405,6 @@ def test_patterns_of_a_key() -> None:
 )
 def test_what_this_version_does_not_do(document: object, said: str) -> None:
     assert only_problem(document) == said
-
-
-def test_an_audit_block_that_is_off_is_accepted() -> None:
-    off = {"audit_logs": {"enabled": False}}
-    assert read(off) == read({"enterprise": off}) == Settings()
 
 
 def test_warnings(tmp_path: Path) -> None:

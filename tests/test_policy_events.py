@@ -14,7 +14,7 @@ from bifrost.audit.log import Reader
 from bifrost.config.load import load
 from bifrost.core import Core, stores
 from bifrost.errors import Conflict, StoreError
-from bifrost.steward import catch_up
+from bifrost.standin import catch_up
 from tests.commands import Office
 
 

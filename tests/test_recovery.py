@@ -23,7 +23,8 @@ from bifrost.embedding import Gateway
 from bifrost.errors import BudgetExceeded, StoreError
 from bifrost.governance.entities import Budget, Kind, id_number, new_id
 from bifrost.identify import budget_window
-from bifrost.steward import Steward, catch_up
+from bifrost.standin import catch_up
+from bifrost.steward import Steward
 from bifrost.stewardship import Stewardship
 from tests.running import RunningGateway, RunningMock, bearer, configuration, message
 

@@ -24,7 +24,7 @@ from bifrost.config.settings import instant_ns
 from bifrost.errors import BadRows, BifrostError, Conflict
 from bifrost.governance.directory import Directory
 from bifrost.governance.entities import ProviderRule, new_id, new_secret
-from bifrost.steward import standing_in
+from bifrost.standin import standing_in
 
 BATCH = 20_000
 MOST_FAULTS = 20  # shown; the rest is counted

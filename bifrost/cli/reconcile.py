@@ -23,7 +23,7 @@ from bifrost.metering.usage import from_message
 from bifrost.money import dollars, usd
 from bifrost.pricing import Pricing
 from bifrost.reconciliation import Reconciliation, alone
-from bifrost.steward import catch_up
+from bifrost.standin import catch_up
 
 CATCH_UP_S = 5.0
 

@@ -18,7 +18,7 @@ from bifrost.cli.reprice import show_repriced
 from bifrost.cli.store import data_dir_option, json_option, opened, print_json, table
 from bifrost.governance.entities import Kind
 from bifrost.money import dollars, usd
-from bifrost.steward import catch_up
+from bifrost.standin import catch_up
 from bifrost.stewardship import Stewardship
 from bifrost.usage.rebuild import rebuild, waiting
 from bifrost.usage.view import FAR_BEHIND, GROUPS, INTERVALS, Row, UsageView

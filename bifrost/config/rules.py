@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
+from bifrost.config.evidence import check_evidence
 from bifrost.config.findings import Findings, inside, meant
 from bifrost.config.settings import (
     DURATION,
@@ -51,6 +52,7 @@ def check(settings: Settings, findings: Findings) -> None:
     _governance(settings.governance, known, findings)
     _alerts(settings.alerts.budget_thresholds, findings)
     _webhooks(settings.webhooks, findings)
+    check_evidence(settings.audit_logs, settings.enterprise, findings)
     if settings.help_url and not _address(settings.help_url, query=True):
         findings.add("help_url", "expected an http or https address")
 

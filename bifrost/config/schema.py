@@ -8,25 +8,11 @@ import msgspec
 
 from bifrost.config.settings import Settings
 
-_OFF = {
-    "description": "Not enforced by this version: may only be switched off.",
-    "type": "object",
-    "properties": {"enabled": {"const": False}},
-    "required": ["enabled"],
-}
-
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema 2020-12 of the file, generated from the settings' structs; a fresh dict."""
     (_,), components = msgspec.json.schema_components((Settings,), ref_template="#/$defs/{name}")
     root = components.pop("Settings")
-    root["properties"]["audit_logs"] = _OFF
-    root["properties"]["enterprise"] = {
-        "description": "May wrap audit_logs.",
-        "type": "object",
-        "properties": {"audit_logs": _OFF},
-        "additionalProperties": False,
-    }
     root["title"] = "Bifrost configuration"
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -13,6 +13,17 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from bifrost.config.evidence import AuditLogs, Enterprise
+from bifrost.config.fields import Amount as Amount
+from bifrost.config.fields import FilePath as FilePath
+from bifrost.config.fields import ModelName as ModelName
+from bifrost.config.fields import Name as Name
+from bifrost.config.fields import Seconds as Seconds
+from bifrost.config.fields import Secret as Secret
+from bifrost.config.fields import Spec as Spec
+from bifrost.config.fields import Text as Text
+from bifrost.config.fields import Weight as Weight
+from bifrost.config.fields import or_reference
 from bifrost.config.values import DURATION as DURATION
 from bifrost.config.values import MOST_USD as MOST_USD
 from bifrost.config.values import WINDOW
@@ -20,29 +31,6 @@ from bifrost.config.values import instant_ns as instant_ns
 from bifrost.config.values import nano_usd as nano_usd
 from bifrost.config.values import signing_key as signing_key
 from bifrost.config.values import span_ns as span_ns
-
-
-def _or_reference(pattern: str) -> dict[str, object]:
-    return {"pattern": f"^(?:{pattern})$|^env\\.|^file:"}
-
-
-Name = Annotated[str, Meta(min_length=1, max_length=128)]
-Text = Annotated[str, Meta(min_length=1)]
-ModelName = Annotated[str, Meta(min_length=1, max_length=512)]
-Weight = Annotated[float, Meta(ge=0, le=1_000_000)]
-Seconds = Annotated[float, Meta(gt=0, le=86_400)]
-Secret = Annotated[
-    str, Meta(min_length=1, extra={"secret": True}, extra_json_schema={"writeOnly": True})
-]
-FilePath = Annotated[str, Meta(min_length=1, extra={"path": True})]
-Amount = (
-    Annotated[str, Meta(extra_json_schema=_or_reference(r"[0-9]{1,10}(?:\.[0-9]{1,9})?"))]
-    | Annotated[int, Meta(ge=0, le=MOST_USD)]
-)
-
-
-class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An object of the configuration file."""
 
 
 class Server(Spec, frozen=True, kw_only=True):
@@ -161,7 +149,7 @@ class BudgetSpec(Spec, frozen=True, kw_only=True):
         Meta(
             extra={"says": "a duration such as '1M' (a month)"},
             description="Length of the window: a number 1 to 1000 and one of m h d w M Q Y.",
-            extra_json_schema=_or_reference(DURATION.pattern),
+            extra_json_schema=or_reference(DURATION.pattern),
         ),
     ]
     calendar_aligned: Annotated[
@@ -202,7 +190,7 @@ class RateLimitSpec(Spec, frozen=True, kw_only=True):
         Meta(
             extra={"says": "a window such as '1m' (a minute)"},
             description="Length of the window: a number and one of s m h d; null is 1m.",
-            extra_json_schema=_or_reference(WINDOW.pattern),
+            extra_json_schema=or_reference(WINDOW.pattern),
         ),
     ] = None
     provider: Annotated[
@@ -375,9 +363,18 @@ class Settings(Spec, frozen=True, kw_only=True):
     webhooks: Annotated[
         tuple[Webhook, ...], Meta(description="Who is told of events by HTTP.")
     ] = ()
+    audit_logs: Annotated[
+        AuditLogs | None, Meta(description="How the audit log is signed and kept.")
+    ] = None
+    enterprise: Annotated[Enterprise, Meta(description="May wrap audit_logs.")] = Enterprise()
     data_dir: Annotated[FilePath | None, Meta(description="Where the gateway keeps its state.")] = (
         None
     )
     help_url: Annotated[
         Text | None, Meta(description="Page shown to people whose budget is used up.")
     ] = None
+
+    @property
+    def evidence(self) -> AuditLogs:
+        """How the audit log is signed and kept, wherever the file says it."""
+        return self.audit_logs or self.enterprise.audit_logs or AuditLogs()

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from msgspec import Struct, inspect
 
 from bifrost.config.documents import Table
+from bifrost.config.evidence import AuditLogs
 from bifrost.config.findings import Findings, inside, listed, meant
 from bifrost.config.settings import (
     MOST_USD,
@@ -45,6 +46,8 @@ RESERVED_VALUES: dict[tuple[type, str], tuple[str, ...]] = {
         *("bedrock", "vertex", "azure", "openai", "gemini", "openai_compatible"),
         *("cohere", "groq", "mistral", "ollama", "openrouter", "vllm"),
     ),
+    (AuditLogs, "content"): ("hash", "full"),
+    (AuditLogs, "mode"): ("strict",),
 }
 _REFUSED = "not enforced by this version"
 
@@ -208,7 +211,7 @@ class Shape:
         for key, item in raw.items():
             field = fields.get(key)
             if field is None:
-                self._unknown(kind.cls, key, item, place, list(fields))
+                self._unknown(kind.cls, key, place, list(fields))
             elif item in RESERVED_VALUES.get((kind.cls, key), ()):
                 self._reserved(field, item, place)
             else:
@@ -248,16 +251,9 @@ class Shape:
         state = "not served by this version" if field.name == "type" else _REFUSED
         self.findings.add(place, f"{value!r} is {state}; use {expected(field.type)}")
 
-    def _unknown(self, cls: type, key: object, item: object, place: str, valid: list[str]) -> None:
+    def _unknown(self, cls: type, key: object, place: str, valid: list[str]) -> None:
         if not isinstance(key, str):
             self._no_key(key, place)
-        elif cls is Settings and key == "enterprise" and isinstance(item, dict):
-            self._repeated(item, key)
-            for name, block in item.items():
-                self._unknown(_Enterprise, name, block, key, ["audit_logs"])
-        elif key == "audit_logs" and cls in (Settings, _Enterprise):
-            if not (isinstance(item, dict) and item.get("enabled") is False):
-                self.findings.add(inside(place, key), f"{_REFUSED}; remove it")
         elif any(key in names for of, names in RESERVED_KEYS.items() if issubclass(cls, of)):
             self.findings.add(inside(place, key), f"{_REFUSED}; remove it")
         else:
@@ -343,10 +339,6 @@ class Shape:
             pass
         self.findings.add(place, f"the file {name!r} {reason}")
         return ""
-
-
-class _Enterprise:
-    """The object that may wrap the audit block."""
 
 
 _SCALARS = (

@@ -11,7 +11,10 @@ MONEY = re.compile(r"([0-9]{1,10})(?:\.([0-9]{1,9}))?")
 DURATION = re.compile(r"([1-9][0-9]{0,2}|1000)[mhdwMQY]")
 WINDOW = re.compile(r"([1-9][0-9]{0,4})([smhd])")
 MOST_WINDOW_S = 31 * 86_400
+AGE = re.compile(r"(0|[1-9][0-9]{0,4})([smhdwMY])")
+MOST_AGE_S = 100 * 366 * 86_400
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_LONG = _SECONDS | {"w": 7 * 86_400, "M": 31 * 86_400, "Y": 366 * 86_400}  # never too short
 MOST_USD = 1_000_000_000
 _TIME = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9})[0-9]*)?"
@@ -39,6 +42,17 @@ def span_ns(text: str) -> int:
             f" such as '1m', got {text[:24]!r}"
         )
     return int(shape[1]) * _SECONDS[shape[2]] * 1_000_000_000
+
+
+def age_ns(text: str) -> int:
+    """The ns of an age, ``<n>`` and s, m, h, d, w, M (31 days) or Y (366); ValueError if none."""
+    shape = AGE.fullmatch(text)
+    if shape is None or int(shape[1]) * _LONG[shape[2]] > MOST_AGE_S:
+        raise ValueError(
+            "expected a number up to 99999 and one of s m h d w M Y (M is 31 days, Y 366), at most"
+            " 100Y, such as '365d'"
+        )
+    return int(shape[1]) * _LONG[shape[2]] * 1_000_000_000
 
 
 def instant_ns(text: str) -> int:

@@ -1,0 +1,126 @@
+"""What the configuration file says of the audit log: how it is signed, and how long it is kept."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from bifrost.config.fields import FilePath, Spec, Text, or_reference
+from bifrost.config.findings import Findings
+from bifrost.config.values import AGE, age_ns
+
+Age = Annotated[Text, Meta(extra_json_schema=or_reference(AGE.pattern))]
+
+
+class Archive(Spec, frozen=True, kw_only=True):
+    """Where sealed segments go."""
+
+    directory: Annotated[
+        FilePath | None, Meta(description="Folder of the archive; null: archive beside the log.")
+    ] = None
+
+
+class Retention(Spec, frozen=True, kw_only=True):
+    """How long entries are kept, and where. A number and one of s m h d w M Y."""
+
+    duration: Annotated[
+        Age | None, Meta(description="Age from which entries are removed; null keeps them all.")
+    ] = None
+    archive_after: Annotated[
+        Age | None, Meta(description="Age from which segments are archived; null archives none.")
+    ] = None
+    archive: Annotated[Archive, Meta(description="Where the archive is.")] = Archive()
+
+    @property
+    def duration_ns(self) -> int | None:
+        """``duration`` in ns."""
+        return None if self.duration is None else age_ns(self.duration)
+
+    @property
+    def archive_after_ns(self) -> int | None:
+        """``archive_after`` in ns."""
+        return None if self.archive_after is None else age_ns(self.archive_after)
+
+
+class Immutability(Spec, frozen=True, kw_only=True):
+    """Whether a change of what was recorded can be found."""
+
+    enabled: Annotated[bool, Meta(description="Sign checkpoints of the tree over all entries.")] = (
+        True
+    )
+    verification_method: Annotated[
+        Literal["cryptographic_hash"], Meta(description="The one there is: a signed hash tree.")
+    ] = "cryptographic_hash"
+
+
+class AuditLogs(Spec, frozen=True, kw_only=True):
+    """The audit log. It is written in any case: usage and the counters are derived from it."""
+
+    enabled: Annotated[
+        bool, Meta(description="false: neither signed nor archived; everything is kept.")
+    ] = True
+    retention: Annotated[Retention, Meta(description="How long entries are kept.")] = Retention()
+    immutability: Annotated[Immutability, Meta(description="How it is signed.")] = Immutability()
+    content: Annotated[
+        Literal["none"], Meta(description="What is recorded of requests and answers.")
+    ] = "none"
+    mode: Annotated[
+        Literal["standard"], Meta(description="When an access has to be on the disk.")
+    ] = "standard"
+
+    @property
+    def signs(self) -> bool:
+        """Whether the log is signed."""
+        return self.enabled and self.immutability.enabled
+
+
+class Enterprise(Spec, frozen=True, kw_only=True):
+    """May wrap what other gateways sell."""
+
+    audit_logs: Annotated[
+        AuditLogs | None, Meta(description="How the audit log is signed and kept.")
+    ] = None
+
+
+def check_evidence(outer: AuditLogs | None, wrapped: Enterprise, findings: Findings) -> None:
+    """Report every rule the two places of the block break."""
+    if outer is not None and wrapped.audit_logs is not None:
+        findings.add(
+            "enterprise.audit_logs", "given twice; keep this one or audit_logs at the top level"
+        )
+    for place, block in {
+        "audit_logs": outer,
+        "enterprise.audit_logs": wrapped.audit_logs,
+    }.items():
+        if block is not None:
+            _retention(f"{place}.retention", block, findings)
+
+
+def _retention(place: str, block: AuditLogs, findings: Findings) -> None:
+    kept = block.retention
+    if kept != Retention():
+        findings.warn(place, "is not acted on yet by this version: everything is kept")
+    ages: dict[str, int] = {}
+    for field, text in {"duration": kept.duration, "archive_after": kept.archive_after}.items():
+        try:
+            if text:
+                ages[field] = age_ns(text)
+        except ValueError as error:
+            here = f"{place}.{field}"
+            findings.add(here, f"{error}, got {findings.shown(here, text or '')}")
+    if ages.get("duration") == 0:
+        findings.add(f"{place}.duration", "would remove everything at once; expected at least '1s'")
+    if len(ages) == 2 and ages["archive_after"] >= ages["duration"]:
+        findings.add(
+            f"{place}.archive_after",
+            f"{kept.archive_after} is not before the entries are removed, after {kept.duration}",
+        )
+    if kept.archive != Archive() and kept.archive_after is None:
+        findings.add(f"{place}.archive", "nothing is archived without archive_after; give both")
+    if (kept.duration or kept.archive_after) and block.enabled and not block.immutability.enabled:
+        findings.add(
+            place,
+            "needs immutability: what is archived or removed could not be told from what is"
+            " missing without a signature",
+        )
