@@ -21,6 +21,7 @@ class Call:
     cut: Any
     ticket: Any
     body: bytes
+    client: bytes | None
     status: int
     key_index: int
     streaming: bool
