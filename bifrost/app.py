@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from bifrost import offer
 from bifrost.admin.api import Api
 from bifrost.admin.table import House
 from bifrost.call import Call, new_request_id
@@ -47,12 +48,10 @@ from bifrost.doors.anthropic import (
 )
 from bifrost.errors import BifrostError
 from bifrost.governance import admin_token
-from bifrost.governance.admission import check_model
 from bifrost.governance.declared import Minted
-from bifrost.identify import Grant
-from bifrost.metering.catalogue import ModelInfo
 from bifrost.metrics import exposition
 from bifrost.pipeline import MAX_ANSWER, PING, Pipeline
+from bifrost.proxies import Proxies
 from bifrost.watch import Watch
 
 if TYPE_CHECKING:
@@ -94,6 +93,7 @@ class App:
         self._prepare = prepare
         self._native = native
         self.hall: Hall | None = None
+        self.proxies = _proxies(settings)
         self._hot: dict[str, Handler] = {}
         self._door: AnthropicDoor | None = None
         self._api: Api | None = None
@@ -118,6 +118,7 @@ class App:
             return
         if self.core is None:
             await self.start()
+        self.proxies.settle(scope)
         path = scope["path"]
         root = scope.get("root_path", "")
         if root and path.startswith(root):
@@ -170,7 +171,7 @@ class App:
                 debug_headers=server.debug_headers,
             )
             self._door = AnthropicDoor(
-                self._pipeline, self._models, max_body_bytes=server.max_body_bytes
+                self._pipeline, self._models, self.proxies, max_body_bytes=server.max_body_bytes
             )
             self._hot = self._door.routes()
             self._api = Api(self._house(core))
@@ -192,7 +193,8 @@ class App:
             pricing=core.pricing,
             settings=lambda: core.settings,
             lanes=core.governor.current,
-            usable=lambda grant: list(_usable(core, grant)),
+            usable=lambda grant: list(offer.usable(core, grant)),
+            client=lambda scope: self.proxies.recorded(scope),
         )
 
     def _open_hall(self, pipeline: Pipeline, door: AnthropicDoor) -> Hall:
@@ -213,6 +215,7 @@ class App:
             max_body_bytes=door.max_body_bytes,
             max_answer=MAX_ANSWER,
             ping=PING,
+            proxies=self.proxies,
             keep_alive_s=server.keep_alive_timeout_s,
             receive_s=server.receive_timeout_s,
         )
@@ -284,11 +287,13 @@ class App:
         self._pipeline.watch.ping_interval_ns = int(settings.server.ping_interval_s * 1e9)
         self._pipeline.stations.debug_headers = settings.server.debug_headers
         self._door.max_body_bytes = settings.server.max_body_bytes
+        self.proxies = self._door.proxies = _proxies(settings)
         if self.hall is not None:
             self.hall.max_body_bytes = settings.server.max_body_bytes
             self.hall.keep_alive_s = settings.server.keep_alive_timeout_s
             self.hall.receive_s = settings.server.receive_timeout_s
             self.hall.targets = _hot_targets(settings)
+            self.hall.proxies = self.proxies
         log.info("configuration loaded", extra={"file": str(self.source)})
         self._background(core.upstreams.retain(core.origins(), DRAIN_S))
 
@@ -323,27 +328,7 @@ class App:
     def _models(self, call: Call) -> list[dict[str, Any]]:
         """What the key of ``call`` may use, in Anthropic's list shape."""
         assert self.core is not None
-        return [_model(info) for info in _usable(self.core, call.grant).values()]
-
-
-def _usable(core: Core, grant: Grant) -> dict[str, ModelInfo]:
-    """The configured names and the providers' models that a key may use, by name."""
-    lanes = core.governor.current()
-    found: dict[str, ModelInfo] = {}
-    for name in core.settings.models:
-        if "*" not in name and "?" not in name:
-            with contextlib.suppress(BifrostError):
-                price = lanes.find(grant, name).price
-                found[name] = ModelInfo(
-                    id=name,
-                    max_input_tokens=price.max_input_tokens,
-                    max_output_tokens=price.max_output_tokens,
-                )
-    for provider, (host, _) in lanes.hosts.items():
-        for info in lanes.catalogue.models(host.kind):
-            if check_model(grant.chain, provider, info.id, info.id) is None:
-                found.setdefault(info.id, info)
-    return found
+        return [offer.shown(info) for info in offer.usable(self.core, call.grant).values()]
 
 
 def _hot_targets(settings: Settings) -> dict[bytes, bytes]:
@@ -353,17 +338,11 @@ def _hot_targets(settings: Settings) -> dict[bytes, bytes]:
     return AnthropicDoor.hot()
 
 
-def _model(info: ModelInfo) -> dict[str, Any]:
-    return {
-        "type": "model",
-        "id": info.id,
-        "display_name": info.display_name or info.id,
-        "created_at": "1970-01-01T00:00:00Z",  # the catalogue does not know it
-        "lifecycle": "active",
-        "line": info.line,
-        "max_input_tokens": info.max_input_tokens,
-        "max_tokens": info.max_output_tokens,
-    }
+def _proxies(settings: Settings) -> Proxies:
+    server = settings.server
+    return Proxies(
+        server.trusted_proxies, server.forwarded_header, record=server.record_client_address
+    )
 
 
 def _json(value: object, status: int = 200) -> Response:

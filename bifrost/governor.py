@@ -215,6 +215,8 @@ class Governor:
         if lane is not None:
             event.model, event.provider = lane.model, lane.host.name
             event.prices = lane.catalogue.digest[:16]
+        if call.client is not None:
+            event.client = call.client.decode()
         if head.session is not None:
             event.session = head.session[:256].decode("latin-1")
         if head.user_agent is not None:

@@ -211,7 +211,7 @@ class Pricing:
         now = time.time_ns()
         event = events.PriceChange(
             at=now, actor=policy.actor(), before=old.digest, digest=new.digest,
-            changes=tuple(texts), reason=policy.reason(),
+            changes=tuple(texts), reason=policy.reason(), client=policy.client(),
         )  # fmt: skip
         try:
             self._gate.append(events.encode(event), now)

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "bifrost"
 FILES = sorted(ROOT.rglob("*.py"))
-LEAVES = {"_fast", "errors", "call", "config", "money", "patterns", "s3", "sigv4"}
+LEAVES = {"_fast", "errors", "call", "config", "money", "patterns", "proxies", "s3", "sigv4"}
 ROOMS = {"routing", "governance", "translate", "providers", "upstream", "metering", "audit"}
 # Between the rooms and the doors: each knows the rooms, none knows Starlette.
 ORDER = {"identify", "lanes", "governor", "line", "watch", "pipeline"}
@@ -20,11 +20,12 @@ WINGS = {
     *("stewardship", "standin"),
     *("recovery", "reconciliation", "admin", "pricing", "alerts", "webhooks"),
 }
-TOP = {"core", "metrics", "app", "doors", "embedding", "supervisor", "cli", "__init__", "__main__"}
+TOP = {"core", "metrics", "app", "offer", "doors", "embedding", "supervisor", "cli"}
+TOP |= {"__init__", "__main__"}
 MAY = {
     **{leaf: {"errors"} for leaf in LEAVES},
     "call": {"_fast"},
-    "config": {"errors", "patterns"},
+    "config": {"errors", "patterns", "proxies"},
     "s3": {"errors", "sigv4"},
     **{room: LEAVES for room in ROOMS},
     "identify": LEAVES | {"governance"},

@@ -23,6 +23,7 @@ class Call:
     ticket: Any
     body: bytes
     encoding: bytes | None
+    client: bytes | None
     status: int
     key_index: int
     streaming: bool

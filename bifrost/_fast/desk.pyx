@@ -121,6 +121,7 @@ cdef class Desk:
         out_raw(&o, PyBytes_AS_STRING(lane.served), PyBytes_GET_SIZE(lane.served))
         text = PyUnicode_AsUTF8AndSize(call.request_id, &size)
         out_string(&o, b"request", text, size, False)
+        _address(&o, call.client)
         out_lit(&o, b',"at":0,"outcome":"unsettled"}')
         if o.full:
             raise ValueError("the note of a reservation is too long")
@@ -208,7 +209,7 @@ cdef class Desk:
             _string(&o, b"geo", said[2])
             _string(&o, b"source", usage.source)
             out_raw(&o, PyBytes_AS_STRING(further), PyBytes_GET_SIZE(further))
-        _client(&o, <Head>call.head)
+        _client(&o, call.client, <Head>call.head)
         _string(&o, b"upstream_request", call.upstream_request)
         cdef int64_t now = now_mono()
         out_count(&o, b"took_ns", now - call.began)
@@ -241,7 +242,13 @@ cdef int _string(out *o, const char *name, str text) except -1:
     return 0
 
 
-cdef void _client(out *o, Head head) noexcept:
+cdef inline void _address(out *o, bytes client) noexcept:
+    if client is not None:
+        out_string(o, b"client", PyBytes_AS_STRING(client), min(PyBytes_GET_SIZE(client), TEXT), False)
+
+
+cdef void _client(out *o, bytes client, Head head) noexcept:
+    _address(o, client)
     if head.session is not None:
         out_string(o, b"session", PyBytes_AS_STRING(head.session),
                    min(PyBytes_GET_SIZE(head.session), TEXT), True)

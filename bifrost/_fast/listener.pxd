@@ -10,7 +10,7 @@ from .stations cimport Stations
 cdef class Hall:
     cdef public Desk desk
     cdef public dict targets
-    cdef public object pipeline, refusal, new_request_id, cold, doubt
+    cdef public object pipeline, refusal, new_request_id, cold, doubt, proxies
     cdef Stations stations
     cdef object default_headers         # as ``default_lines`` were made of them
     cdef bytes default_lines
@@ -23,6 +23,9 @@ cdef class Hall:
 cdef class Listener(Follower):
     cdef object config, server_state, app_state, loop, transport, parser, cold, task, doubt
     cdef Hall hall
+    cdef object proxies, host           # who judged the peer, and its address
+    cdef bytes peer                     # what events say of it
+    cdef bint trusted                   # it speaks for others
     cdef int state
     cdef double touched                 # when something happened last
     cdef double began                   # when the first byte of an incomplete head came
@@ -48,6 +51,7 @@ cdef class Listener(Follower):
     cdef int _cool(self, bytes data) except -1
     cdef int _chill(self) except -1
     cdef bint _admit(self, bytes body) except -1
+    cdef bytes _client(self)
     cdef int _move(self, Exchange exchange) except -1
     cdef int _gather(self, Exchange exchange) except -1
     cdef int _answer(self, bytes body) except -1

@@ -13,6 +13,7 @@ class Hall:
     max_answer: int
     keep_alive_s: float
     receive_s: float
+    proxies: Any
     def __init__(
         self,
         desk: Desk,
@@ -26,6 +27,7 @@ class Hall:
         max_body_bytes: int,
         max_answer: int,
         ping: bytes,
+        proxies: Any,
         keep_alive_s: float,
         receive_s: float,
     ) -> None: ...

@@ -66,12 +66,12 @@ cdef class Hall:
     (status, headers, body) in the door's dialect.
     ``cold`` is the protocol for all that is not hot: uvicorn's with ``free``, ``refuse`` and
     ``expire``; ``doubt`` finds out whether a client that sends no more is gone. A client may be idle
-    for ``keep_alive_s`` and slow with a request for ``receive_s``.
+    for ``keep_alive_s`` and slow with a request for ``receive_s``; ``proxies`` knows who it is.
     """
 
     def __init__(self, Desk desk not None, pipeline, dict targets not None, *, refusal,
                  new_request_id, cold, doubt, Py_ssize_t max_body_bytes, Py_ssize_t max_answer,
-                 bytes ping, double keep_alive_s, double receive_s):
+                 bytes ping, proxies, double keep_alive_s, double receive_s):
         self.desk = desk
         self.pipeline = pipeline
         self.stations = pipeline.stations
@@ -84,6 +84,7 @@ cdef class Hall:
         self.max_body_bytes = max_body_bytes
         self.max_answer = max_answer
         self.ping = ping
+        self.proxies = proxies
         self.keep_alive_s = keep_alive_s
         self.receive_s = receive_s
 
@@ -323,6 +324,7 @@ cdef class Listener(Follower):
             head = read_head(self.headers)
             call = Call.__new__(Call, None, None)
             call.head, call.body, call.scan = head, body, scan_body(body)
+            call.client = self._client()
             if head.request_id is not None:
                 call.request_id = head.request_id.decode()
             else:
@@ -346,6 +348,17 @@ cdef class Listener(Follower):
             self.transport.abort()
             raise
         return True
+
+    cdef bytes _client(self):
+        """Who the event names: the peer, looked at once, or whom a trusted one speaks for."""
+        proxies = self.hall.proxies
+        if self.proxies is not proxies:
+            peer = self.transport.get_extra_info("peername")
+            self.host, self.peer, self.trusted = proxies.met(peer)
+            self.proxies = proxies
+        if self.trusted:
+            return proxies.behind(self.host, self.headers)
+        return self.peer
 
     async def _send(self, pool, bint again):
         """Sends where a connection must be made or waited for first."""

@@ -118,6 +118,7 @@ class Api:
             raw_headers=request.scope["headers"],
             document=document,
             request_id=request_id,
+            client=said.decode() if (said := self._house.client(request.scope)) else None,
         )
         if operation.body is not None and document is UNSET:
             raise Problem(400, "This needs a body: a JSON object.")
@@ -129,7 +130,7 @@ class Api:
         return _response(reply)
 
     def _done(self, ask: Ask) -> Reply:
-        with acting("admin", f"request {ask.request_id}"):
+        with acting("admin", f"request {ask.request_id}", ask.client):
             return ask.operation.handler(self._house, ask)
 
     def _find(self, segments: Sequence[str]) -> tuple[Mapping[str, Operation], dict[str, str]]:

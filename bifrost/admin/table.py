@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from bifrost._fast.gate import Gate
 from bifrost.config.settings import Settings
@@ -44,6 +45,7 @@ class House(msgspec.Struct, frozen=True, kw_only=True):
     settings: Callable[[], Settings]
     lanes: Callable[[], Lanes]
     usable: Callable[[Grant], list[str]]
+    client: Callable[[Scope], bytes | None]  # what events say of who asks
 
 
 class Ask(msgspec.Struct, kw_only=True):
@@ -58,6 +60,7 @@ class Ask(msgspec.Struct, kw_only=True):
     raw_headers: list[tuple[bytes, bytes]]
     document: object
     request_id: str
+    client: str | None = None  # as events name it
 
 
 class Reply(msgspec.Struct, kw_only=True):

@@ -37,6 +37,7 @@ class ModelAccess(
     ``outcome``: ok, refused (by us, ``code`` says why), error (the provider's status), cut (the
     client left), broken (the provider broke off), unsettled (its worker died; charged in full).
     ``source``: where the token counts come from (reported, partial, estimated, reserved).
+    ``client``: the address the request came from, unless clients are not recorded.
     ``output_limit``: tokens, where the gateway lowered it to what the budget afforded.
 
     To compute ``cost`` again: ``prices`` names the price table, ``provider_type`` the provider's
@@ -83,6 +84,7 @@ class ModelAccess(
     prices: str | None = None
     session: str | None = None
     agent: str | None = None
+    client: str | None = None
     upstream_request: str | None = None
     took_ns: int = 0
     first_byte_ns: int = 0
@@ -94,7 +96,8 @@ class PolicyChange(
     """A customer, team, user or virtual key was changed: by whom, and from what to what.
 
     ``action``: create, update, delete, rotate, revoke. ``before`` and ``after`` are SHA-256 hex
-    digests of the entity (``entity_digest``), None where there was or is none.
+    digests of the entity (``entity_digest``), None where there was or is none. ``client`` is the
+    address it was asked from, where it came by the API.
     """
 
     v: int = 1
@@ -108,6 +111,7 @@ class PolicyChange(
     before: str | None = None
     after: str | None = None
     reason: str = ""
+    client: str | None = None
 
 
 class BudgetReached(
@@ -172,6 +176,7 @@ class PriceChange(
     digest: str
     changes: tuple[str, ...] = ()
     reason: str = ""
+    client: str | None = None
 
 
 class KeyHandover(
@@ -205,6 +210,7 @@ class AuditAccess(
     count: int = 0
     filters: str = ""
     reason: str = ""
+    client: str | None = None
 
 
 Event = (

@@ -18,6 +18,7 @@ from bifrost.errors import StoreError
 
 _actor: ContextVar[str] = ContextVar("bifrost_actor", default="gateway")
 _reason: ContextVar[str] = ContextVar("bifrost_reason", default="")
+_client: ContextVar[str | None] = ContextVar("bifrost_client", default=None)
 
 
 class Named(Protocol):
@@ -30,17 +31,20 @@ class Named(Protocol):
 
 
 @contextmanager
-def acting(actor: str, reason: str = "") -> Iterator[None]:
-    """Who changes things in this block, and why: ``cli:ann``, ``config``, ``admin``, ``user:x``.
+def acting(actor: str, reason: str = "", client: str | None = None) -> Iterator[None]:
+    """Who changes things in this block (``cli:ann``, ``config``, ``admin``, ``user:x``), why, and
+    from which address.
 
     It holds for this thread or task, and for tasks it starts.
     """
     was, why = _actor.set(actor), _reason.set(reason)
+    where = _client.set(client or _client.get())
     try:
         yield
     finally:
         _actor.reset(was)
         _reason.reset(why)
+        _client.reset(where)
 
 
 def actor() -> str:
@@ -53,6 +57,11 @@ def reason() -> str:
     return _reason.get()
 
 
+def client() -> str | None:
+    """From which address it is done; None when nobody said."""
+    return _client.get()
+
+
 def record(gate: Gate, action: str, kind: str, before: Any, after: Any) -> None:
     """Puts a change into the outbox; raises StoreError, so that no change goes unrecorded.
 
@@ -63,7 +72,7 @@ def record(gate: Gate, action: str, kind: str, before: Any, after: Any) -> None:
     event = events.PolicyChange(
         at=now, actor=actor(), action=action, kind=kind, id=named.id, name=named.name,
         before=events.entity_digest(before), after=events.entity_digest(after),
-        reason=reason(),
+        reason=reason(), client=client(),
     )  # fmt: skip
     try:
         gate.append(events.encode(event), now, admitting=True)
@@ -79,7 +88,7 @@ def record_access(gate: Gate, action: str, first: int, count: int, filters: str 
     now = time.time_ns()
     event = events.AuditAccess(
         at=now, actor=actor(), action=action, first=first, count=count, filters=filters,
-        reason=reason(),
+        reason=reason(), client=client(),
     )  # fmt: skip
     try:
         gate.append(events.encode(event), now, admitting=True)

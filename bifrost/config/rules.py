@@ -30,6 +30,7 @@ from bifrost.config.settings import (
     span_ns,
 )
 from bifrost.patterns import matches
+from bifrost.proxies import network
 
 # Made by the gateway itself when the file names no provider.
 BUILT_IN_PROVIDERS = ("anthropic", "mock")
@@ -46,6 +47,7 @@ def check(settings: Settings, findings: Findings) -> None:
     """Report every rule the settings break; empty texts are places reported already."""
     for name, provider in settings.providers.items():
         _provider(name, provider, findings)
+    _trusted(settings.server.trusted_proxies, findings)
     known = tuple(settings.providers) or BUILT_IN_PROVIDERS
     for pattern, targets in settings.models.items():
         _route(pattern, targets, known, findings)
@@ -91,6 +93,20 @@ def _network(place: str, network: Network, keys: bool, findings: Findings) -> No
         findings.add(inside(place, "proxy"), _PROXY)
     if not network.verify:
         findings.warn(inside(place, "verify"), "the provider's certificate is not checked")
+
+
+def _trusted(proxies: tuple[str, ...], findings: Findings) -> None:
+    for index, text in enumerate(proxies):
+        place = f"server.trusted_proxies[{index}]"
+        if not text:
+            continue
+        try:
+            network(text)
+        except ValueError as error:
+            findings.add(place, f"expected an address, a network or 'unix': {error}")
+        else:
+            if text.endswith("/0"):
+                findings.warn(place, "anybody can claim to be any client")
 
 
 def _alerts(percents: tuple[int, ...], findings: Findings) -> None:

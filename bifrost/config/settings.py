@@ -42,6 +42,20 @@ class Server(Spec, frozen=True, kw_only=True):
     uds: Annotated[
         FilePath | None, Meta(description="Unix socket to listen on instead of host and port.")
     ] = None
+    trusted_proxies: Annotated[
+        tuple[Text, ...],
+        Meta(
+            extra={"says": "an address, a network such as '10.0.0.0/8', or 'unix'"},
+            description="Proxies whose word about their client is taken; unix: our Unix socket.",
+        ),
+    ] = ()
+    forwarded_header: Annotated[
+        Literal["x-forwarded-for", "forwarded"],
+        Meta(description="The header in which trusted proxies name their client."),
+    ] = "x-forwarded-for"
+    record_client_address: Annotated[
+        bool, Meta(description="Events of requests name the client's address.")
+    ] = True
     debug_headers: Annotated[bool, Meta(description="Add x-bf-overhead-us to every response.")] = (
         False
     )

@@ -22,6 +22,7 @@ from bifrost.errors import (
     UnsupportedEncoding,
 )
 from bifrost.pipeline import MESSAGES, Pipeline
+from bifrost.proxies import Proxies
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -86,12 +87,15 @@ class AnthropicDoor:
         self,
         pipeline: Pipeline,
         models: Callable[[Call], list[dict[str, Any]]],
+        proxies: Proxies,
         *,
         max_body_bytes: int,
     ) -> None:
-        """``models(call)`` lists what the key of an identified call may use."""
+        """``models(call)`` lists what the key of an identified call may use; ``proxies`` say whom
+        events name as its client."""
         self.pipeline = pipeline
         self.models = models
+        self.proxies = proxies
         self.max_body_bytes = max_body_bytes
 
     def routes(self) -> dict[str, Handler]:
@@ -136,6 +140,7 @@ class AnthropicDoor:
             await refuse(send, refusal, call.request_id, self.pipeline.budget(call))
 
     def _head(self, scope: Scope, call: Call) -> None:
+        call.client = self.proxies.recorded(scope)
         try:
             head = call.head = wire.read_head(scope["headers"])
         except wire.WireError as error:
