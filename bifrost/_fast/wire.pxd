@@ -24,3 +24,4 @@ cdef class Head:
 
 
 cdef set named(list headers)
+cdef const char *cut(bytes body, const char *name, size_t name_size, size_t *size) noexcept

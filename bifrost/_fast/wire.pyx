@@ -279,15 +279,21 @@ def top_level(bytes body not None, str name not None) -> bytes | None:
     None if there is no such key or the body is not one whole JSON object; the bytes inside
     strings are not checked, so that odd text cannot hide a usage.
     """
-    cdef bf_scan s
     cdef bytes wanted = name.encode()
-    if not bf_cut(&s, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body),
-                  PyBytes_AS_STRING(wanted), PyBytes_GET_SIZE(wanted)):
-        return None
+    cdef size_t size = 0
+    cdef const char *found = cut(body, PyBytes_AS_STRING(wanted), PyBytes_GET_SIZE(wanted), &size)
+    return None if found == NULL else PyBytes_FromStringAndSize(found, size)
+
+
+cdef const char *cut(bytes body, const char *name, size_t name_size, size_t *size) noexcept:
+    """The same for compiled leaves: where it is inside the body, NULL if it is not there."""
+    cdef bf_scan s
+    if not bf_cut(&s, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), name, name_size):
+        return NULL
     if not s.cut_end:
-        return None
-    return PyBytes_FromStringAndSize(
-        PyBytes_AS_STRING(body) + s.cut_start, s.cut_end - s.cut_start)
+        return NULL
+    size[0] = s.cut_end - s.cut_start
+    return PyBytes_AS_STRING(body) + s.cut_start
 
 
 # ------------------------------------------------------------------------------------------ heads
