@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -35,7 +34,7 @@ class Pipeline:
     """Carries calls of the Anthropic dialect to their provider and back.
 
     Two ways lead through it: ``messages`` and ``count_tokens`` for any ASGI server, and the
-    compiled listener's, which passes the same stations (``settled``, ``passing``, ``ended``,
+    compiled listener's, which passes the same stations (``settled``, ``arrived``, ``ended``,
     ``failed``, ``close``, and those of the wire) without a task of its own.
     """
 
@@ -145,7 +144,8 @@ class Pipeline:
                 if call.tap.boundary:
                     await _piece(send, PING)
                 continue
-            self.passing(call, chunk)
+            if self.stations.passed(call, chunk):
+                self.arrived(call)
             await _piece(send, chunk)
         self.ended(call)
         await send({"type": "http.response.body", "body": b""})
@@ -168,13 +168,9 @@ class Pipeline:
         self.governor.settle(call, None, "error")
         return -1, anthropic_anthropic.error(body)
 
-    def passing(self, call: Call, chunk: bytes) -> None:
-        """Sees a piece of a stream before it goes on; settles with the message's last event."""
-        call.last_byte = time.monotonic_ns()
-        tap = call.tap
-        tap.feed(chunk)
-        if tap.stopped and not call.settled:
-            self._settle_stream(call, "ok")
+    def arrived(self, call: Call) -> None:
+        """The last event of a streamed message is there: settles before it goes on."""
+        self._settle_stream(call, "ok")
 
     def ended(self, call: Call) -> None:
         """The provider ended its stream; raises UpstreamError if it was not complete."""

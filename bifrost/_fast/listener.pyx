@@ -505,7 +505,8 @@ cdef class Listener(Follower):
                 self.transport.write(opening)
             return 0
         if PyBytes_GET_SIZE(chunk):
-            self.hall.pipeline.passing(call, chunk)
+            if self.hall.stations.passed(call, chunk):
+                self.hall.pipeline.arrived(call)
         if exchange.complete:
             self.hall.pipeline.ended(call)
         if PyBytes_GET_SIZE(chunk) <= JOIN_BELOW:
