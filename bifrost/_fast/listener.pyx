@@ -148,6 +148,8 @@ cdef class Listener(Follower):
 
     def eof_received(self):
         """The client sends no more; one that waits for its answer still gets it."""
+        if self.state == HEAD and self.head is not None:
+            self._cool(self.head)   # it may be wrong already
         if self.state == ASGI:
             return self.cold.eof_received()
         if self.state != BUSY:
@@ -596,6 +598,8 @@ cdef class Listener(Follower):
 
     cdef bint _over(self) except -1:
         """Whether nothing is due any more to a client that sends no more."""
+        if self.state == HEAD and self.head is not None:
+            self._cool(self.head)   # it may be wrong already
         if self.state == ASGI:
             self.cold.doubt = self.doubt
             return not self.cold.ended()
