@@ -22,6 +22,7 @@ from .client import Broken
 from .desk cimport Desk
 from .gate import Exhausted, GateError
 from .stations cimport Stations, framed
+from .timing cimport now_mono
 from .wire cimport Head
 from .wire import Tap, WireError, read_head, scan as scan_body
 
@@ -487,6 +488,7 @@ cdef class Listener(Follower):
         cdef Call call = self.call
         cdef Hall hall = self.hall
         cdef int64_t cost
+        call.last_byte = now_mono()
         try:
             cost = hall.desk.settle_whole(call, body)
         except GateError as error:
@@ -562,6 +564,7 @@ cdef class Listener(Follower):
             exchange._follower = None
             if call.exchange is None:
                 exchange.cancel()
+        self.hall.desk.finish(call)
         if call.settled and exchange is not None and exchange.complete and call in self.hall.fresh:
             del self.hall.fresh[call]       # nothing is open or held
         else:

@@ -115,6 +115,10 @@ class Upstreams:
             pool = self._pools[key] = self._open(address, network)
         return Origin(pool, address, prefix)
 
+    def pools(self) -> list[tuple[str, Pool | ProxiedPool]]:
+        """Every pool with the ``host:port`` it leads to."""
+        return [(address.authority, pool) for (address, _), pool in self._pools.items()]
+
     async def retain(self, origins: Iterable[Origin], timeout_s: float) -> None:
         """Drop the pools none of these origins uses, after their exchanges or ``timeout_s``."""
         kept = {id(origin.pool) for origin in origins}
