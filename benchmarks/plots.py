@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 OURS, OTHERS = "#1f6feb", "#b9c2cc"
+LINES = {"bifrost": OURS, "nginx": "#57606a", "haproxy": "#bf8700", "envoy": "#1a7f37"}
 RANKS = {"p50": "p50", "p90": "p90", "p99": "p99", "p999": "p99.9"}
 SMALLEST = 1.0  # µs, on a logarithmic axis
 
@@ -30,7 +31,7 @@ def draw(report: Report, folder: Path) -> list[str]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    panels = [panel for panel in (_cpu, _rates, _added, _soak) if panel(report, None)]
+    panels = [panel for panel in (_small, _large, _rates, _added, _soak) if panel(report, None)]
     if not panels:
         return []
     with matplotlib.rc_context({"svg.hashsalt": "bifrost", "font.size": 9}):
@@ -80,14 +81,20 @@ def _bars(axes: Axes, rows: list[Summary], name: str, title: str) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _cpu(report: Report, axes: Axes | None) -> bool:
-    rows = _rows(report, "closed", "json-1k", "cpu_us")
+def _small(report: Report, axes: Axes | None) -> bool:
+    return _cpu(report, axes, "json-1k", "CPU per request, 1 kB JSON (µs)")
+
+
+def _large(report: Report, axes: Axes | None) -> bool:
+    return _cpu(report, axes, "json-50k", "CPU per request of Claude Code, 50 kB (µs)")
+
+
+def _cpu(report: Report, axes: Axes | None, case: str, title: str) -> bool:
+    rows = _rows(report, "closed", case, "cpu_us")
     if axes is not None:
-        _bars(axes, rows, "cpu_us", "CPU per request, 1 kB JSON (µs)")
-        if (
-            len(rows) > 1
-            and rows[-1].values["cpu_us"].median > 20 * rows[0].values["cpu_us"].median
-        ):
+        _bars(axes, rows, "cpu_us", title)
+        least, most = (rows[at].values["cpu_us"].median for at in (0, -1))
+        if most > 20 * least:
             axes.set_xscale("log")
             axes.margins(x=0.4)
     return bool(rows)
@@ -120,7 +127,7 @@ def _added(report: Report, axes: Axes | None) -> bool:
                 axes.plot(
                     list(found), [max(value, SMALLEST) for value in found.values()],
                     marker="o", label=row.target, linewidth=2.5 if ours else 1.2,
-                    color=OURS if ours else None,
+                    color=LINES.get(row.target),
                 )  # fmt: skip
         axes.set_yscale("log")
         axes.set_title(f"added latency at {rate:,} requests/s (µs)")

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 import uvloop
 
-from benchmarks import crowd, view
+from benchmarks import crowd, readme, view
 from benchmarks.__main__ import RESULTS, options
 from benchmarks.cases import Case, cases, paced
 from benchmarks.fixed import provider
@@ -263,6 +263,12 @@ def test_runs_of_one_commit_are_joined_and_drawn(tmp_path: Path) -> None:
     other = report([], machine={**first.machine, "commit": "def"})
     with pytest.raises(BenchError, match="different commits"):
         join([first, other])
+
+
+def test_the_readme_shows_the_figures_of_the_result_it_names() -> None:
+    found = readme.BLOCK.search(readme.README.read_text())
+    assert found is not None
+    assert found[2] == readme.block(read(ROOT / found[1])), "python -m benchmarks.readme RESULT"
 
 
 def test_memory_that_only_grew_at_first_is_flat() -> None:
