@@ -26,7 +26,7 @@ from starlette.routing import Route
 from bifrost import offer
 from bifrost.admin.api import Api
 from bifrost.admin.table import House
-from bifrost.call import Call, new_request_id
+from bifrost.call import Call
 from bifrost.config.load import (
     Loaded,
     Stamp,
@@ -209,7 +209,6 @@ class App:
             pipeline,
             _hot_targets(self.settings),
             refusal=refusal_answer,
-            new_request_id=new_request_id,
             cold=Protocol,
             doubt=Doubt,
             max_body_bytes=door.max_body_bytes,

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import NoReturn
@@ -16,6 +17,17 @@ from bifrost.errors import BifrostError
 log = logging.getLogger("bifrost.supervisor")
 PR_SET_PDEATHSIG = 1
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+
+
+def told_to_stop() -> threading.Event:
+    """An event that is set when this process gets SIGTERM.
+
+    It is set by a thread: the signal may come while the main thread, inside ``wait``, holds the
+    event's lock, and a handler that asked for it there would wait for itself.
+    """
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=stop.set, daemon=True).start())
+    return stop
 
 
 class Child:

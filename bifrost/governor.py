@@ -235,11 +235,16 @@ class Governor:
         try:
             return self.desk.settle(call, usage, outcome, self._price)
         except GateError as error:
-            log.error(
-                "a request could not be settled; its reservation stays",
-                extra={"request": call.request_id, "error": str(error)},
-            )
-            return 0
+            return self.unbooked(call, error)
+
+    @staticmethod
+    def unbooked(call: Call, error: GateError) -> int:
+        """What is known of the cost of a call that could not be booked: nothing."""
+        log.error(
+            "a request could not be settled; its reservation stays",
+            extra={"request": call.request_id, "error": str(error)},
+        )
+        return 0
 
     def _price(self, call: Call, usage: Usage) -> tuple[Usage, int, bytes]:
         """The usage as it is billed, its cost and what the event must add to it, where tokens alone

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -18,6 +17,7 @@ from bifrost.call import Call
 from bifrost.errors import GatewayUnavailable, Refusal, UpstreamError, UpstreamUnavailable
 from bifrost.governor import Governor
 from bifrost.line import Line
+from bifrost.metering.bound import bound
 from bifrost.metering.usage import TEXT, Usage, from_message, from_stream, output_estimate
 from bifrost.translate import anthropic_anthropic
 from bifrost.watch import Watch
@@ -35,7 +35,7 @@ class Pipeline:
     """Carries calls of the Anthropic dialect to their provider and back.
 
     Two ways lead through it: ``messages`` and ``count_tokens`` for any ASGI server, and the
-    compiled listener's, which passes the same stations (``settled``, ``passing``, ``ended``,
+    compiled listener's, which passes the same stations (``settled``, ``arrived``, ``ended``,
     ``failed``, ``close``, and those of the wire) without a task of its own.
     """
 
@@ -99,9 +99,9 @@ class Pipeline:
         _uncancel()
         if call.cut is None:
             return
-        call.broke = True
         if send is None or not call.streaming:
-            raise call.cut
+            raise self.failed(call, call.cut)
+        call.broke = True
         await self._broken_stream(call, send, self.broken(call, call.cut))
 
     async def count_tokens(self, call: Call, send: Send, query: bytes) -> None:
@@ -145,7 +145,8 @@ class Pipeline:
                 if call.tap.boundary:
                     await _piece(send, PING)
                 continue
-            self.passing(call, chunk)
+            if self.stations.passed(call, chunk):
+                self.arrived(call)
             await _piece(send, chunk)
         self.ended(call)
         await send({"type": "http.response.body", "body": b""})
@@ -168,13 +169,9 @@ class Pipeline:
         self.governor.settle(call, None, "error")
         return -1, anthropic_anthropic.error(body)
 
-    def passing(self, call: Call, chunk: bytes) -> None:
-        """Sees a piece of a stream before it goes on; settles with the message's last event."""
-        call.last_byte = time.monotonic_ns()
-        tap = call.tap
-        tap.feed(chunk)
-        if tap.stopped and not call.settled:
-            self._settle_stream(call, "ok")
+    def arrived(self, call: Call) -> None:
+        """The last event of a streamed message is there: settles before it goes on."""
+        self._settle_stream(call, "ok")
 
     def ended(self, call: Call) -> None:
         """The provider ended its stream; raises UpstreamError if it was not complete."""
@@ -201,13 +198,16 @@ class Pipeline:
     def failed(self, call: Call, error: BaseException) -> Refusal:
         """There will be no answer: what the client is told instead."""
         call.broke = True
+        refusal: Refusal
         if isinstance(error, Refusal):
-            return error
-        if not isinstance(error, UpstreamError):
+            refusal = error
+        elif isinstance(error, UpstreamError):
+            refusal = UpstreamUnavailable(f"{error} Try again shortly.")
+        else:
             log.error("a call failed in the gateway", exc_info=error)
-            return GatewayUnavailable("The gateway failed to serve this request; try again.")
-        call.status = UpstreamUnavailable.status
-        return UpstreamUnavailable(f"{error} Try again shortly.")
+            refusal = GatewayUnavailable("The gateway failed to serve this request; try again.")
+        call.status = refusal.status
+        return refusal
 
     def close(self, call: Call) -> None:
         """The end of every admitted call: nothing is watched, open or held any more."""
@@ -235,17 +235,20 @@ class Pipeline:
             stopped=tap.stopped,
             input_estimate=_input_estimate(call),
             text=call.lane.density.output or TEXT,
+            most=None if tap.stopped and tap.delta else _most_output(call),
         )
         self.governor.settle(call, usage, outcome)
 
     def _settle_cut(self, call: Call) -> None:
         """Closes a call that did not come to its end: billed for what flowed, or for nothing."""
         outcome = "broken" if call.broke else "cut"
+        exchange = call.exchange
         if call.tap is not None:
             call.tap.finish()
             self._settle_stream(call, outcome)
-        elif call.sent_upstream and call.status in (0, 200):
-            estimate = Usage(in_fresh=_input_estimate(call), source="estimated")
+        elif call.sent_upstream and (exchange is None or exchange.status in (0, 200)):
+            made = 0 if exchange is None else _output_made(call)
+            estimate = Usage(in_fresh=_input_estimate(call), out_text=made, source="estimated")
             self.governor.settle(call, estimate, outcome)
         else:
             self.governor.settle(call, None, "error")
@@ -275,6 +278,21 @@ def _parted(lines: bytes) -> list[tuple[bytes, bytes, bytes]]:
 def _input_estimate(call: Call) -> int:
     """Tokens of the input when the provider has not told, by the body's size."""
     return output_estimate(len(call.body))
+
+
+def _most_output(call: Call) -> int:
+    """Output tokens that the call was admitted for: no estimate goes beyond them."""
+    window, limit = call.lane.price.max_input_tokens, call.output_limit or None
+    return bound(call.scan, len(call.body), window, max_tokens=limit).output_tokens
+
+
+def _output_made(call: Call) -> int:
+    """Output tokens of a JSON answer that broke off, by the size that it has or was to have."""
+    size = call.exchange.received
+    for name, value in call.exchange.headers or ():
+        if name == b"content-length" and value.isdigit():
+            size = max(size, int(value))
+    return min(output_estimate(size), _most_output(call))
 
 
 def _usage_of(call: Call, body: bytes) -> Usage:

@@ -12,7 +12,6 @@ import os
 import select
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ from bifrost import binding, logs, succession
 from bifrost.alerts.thresholds import Thresholds
 from bifrost.app import App, needs_mock, with_mock_url
 from bifrost.audit.policy import acting
-from bifrost.child import SIGNALS, Child
+from bifrost.child import SIGNALS, Child, told_to_stop
 from bifrost.config.load import Stamp, load, stamp, with_default_providers
 from bifrost.config.settings import Settings
 from bifrost.core import open_gate, stores
@@ -278,8 +277,7 @@ class Supervisor:
     # -- what the children do --------------------------------------------------------------
 
     def _steward(self) -> None:
-        stop = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        stop = told_to_stop()
         directory = Directory(self.data_dir)
         gate = open_gate(self.data_dir, directory)
         try:
@@ -297,8 +295,7 @@ class Supervisor:
     def _courier(self) -> None:
         from bifrost.webhooks.courier import serve_webhooks  # brings in aiohttp
 
-        stop = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        stop = told_to_stop()
         serve_webhooks(self.data_dir, lambda: self.settings.webhooks, stop)
 
     def _worker(self, sock: socket.socket) -> None:

@@ -39,13 +39,13 @@ class Watch:
         self.ping_interval_ns = int(ping_interval_s * 1e9)
         self._epoch, self._still = epoch, still
         self._known = epoch()
-        self._fresh: dict[Call, Carrier] = {}
+        self.fresh: dict[Call, Carrier] = {}  # the tick runs while there are any
         self._watched: dict[Call, Carrier] = {}
         self._fast: asyncio.TimerHandle | None = None
         self._slow: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        return len(self._fresh) + len(self._watched)
+        return len(self.fresh) + len(self._watched)
 
     def enter(self, call: Call, carrier: Carrier | None) -> None:
         """Begins to watch a call; ``carrier`` is the task that serves it, or what stands for one.
@@ -53,13 +53,13 @@ class Watch:
         A call without ``receive`` has a carrier that notices by itself when its client leaves.
         """
         assert carrier is not None
-        self._fresh[call] = carrier
+        self.fresh[call] = carrier
         if self._fast is None:
             self._fast = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     def leave(self, call: Call) -> None:
         """Ends it; to be called exactly once per ``enter``."""
-        if self._fresh.pop(call, None) is None:
+        if self.fresh.pop(call, None) is None:
             self._watched.pop(call, None)
             if call.watcher is not None:
                 call.watcher.cancel()
@@ -69,11 +69,11 @@ class Watch:
         self._fast = None
         loop = asyncio.get_running_loop()
         ripe = time.monotonic_ns() - int(TICK_S * 0.8e9)
-        for call in [call for call in self._fresh if call.began <= ripe]:
-            carrier = self._watched[call] = self._fresh.pop(call)
+        for call in [call for call in self.fresh if call.began <= ripe]:
+            carrier = self._watched[call] = self.fresh.pop(call)
             if call.receive is not None:
                 call.watcher = loop.create_task(self._until_gone(call, carrier))
-        if self._fresh:
+        if self.fresh:
             self._fast = loop.call_later(TICK_S, self._tick)
         if self._watched and self._slow is None:
             self._slow = loop.call_later(SLOW_TICK_S, self._look)
@@ -105,7 +105,7 @@ class Watch:
         """Ends the calls whose key, user, team or customer may not go on."""
         if self._still is None:
             return
-        for call, carrier in [*self._watched.items(), *self._fresh.items()]:
+        for call, carrier in [*self._watched.items(), *self.fresh.items()]:
             refusal = self._still(call)
             if refusal is not None and call.cut is None and not call.gone:
                 call.cut = refusal

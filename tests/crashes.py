@@ -139,6 +139,26 @@ class Provider:
         )
 
 
+def family_of(supervisor: int) -> dict[str, list[psutil.Process]]:
+    """The processes of a gateway with two workers by role; those with an event loop are workers."""
+
+    def found() -> dict[str, list[psutil.Process]] | None:
+        roles: dict[str, list[psutil.Process]] = {"worker": [], "steward": []}
+        for child in psutil.Process(supervisor).children():
+            try:
+                entries = [os.readlink(one) for one in Path(f"/proc/{child.pid}/fd").iterdir()]
+            except OSError:
+                continue
+            if not entries:  # dead, and its parent does not know yet
+                continue
+            roles["worker" if any("eventpoll" in e for e in entries) else "steward"] += [child]
+        whole = len(roles["worker"]) == 2 and len(roles["steward"]) == 1
+        return roles if whole else None
+
+    roles: dict[str, list[psutil.Process]] = until(found, 60)
+    return roles
+
+
 class Lane:
     """One data directory, its gateway restarted after each death of the whole."""
 
@@ -196,29 +216,10 @@ class Lane:
 
     # -- death -----------------------------------------------------------------------------------
 
-    def _family(self) -> dict[str, list[psutil.Process]]:
-        """The gateway's processes by role; those with an event loop are workers."""
-
-        def found() -> dict[str, list[psutil.Process]] | None:
-            roles: dict[str, list[psutil.Process]] = {"worker": [], "steward": []}
-            for child in psutil.Process(self.gateway.process.pid).children():
-                try:
-                    entries = [os.readlink(one) for one in Path(f"/proc/{child.pid}/fd").iterdir()]
-                except OSError:
-                    continue
-                if not entries:  # dead, and its parent does not know yet
-                    continue
-                roles["worker" if any("eventpoll" in e for e in entries) else "steward"] += [child]
-            whole = len(roles["worker"]) == 2 and len(roles["steward"]) == 1
-            return roles if whole else None
-
-        roles: dict[str, list[psutil.Process]] = until(found, 60)
-        return roles
-
     def crash(self, requests: int) -> tuple[str, int]:
         """Loads, kills somebody, brings it back; returns who and when (wall time in ns)."""
         victim = self.random.choice(VICTIMS)
-        family = self._family()
+        family = family_of(self.gateway.process.pid)
         children = [*family["worker"], *family["steward"]]
         when = self.random.random() * 0.4
         killed = 0

@@ -127,15 +127,20 @@ def test_who_missed_more_than_the_bulletin_holds_forgets_everything() -> None:
     assert announced(page) == 1
 
 
+class Host:
+    """Names its keys by number."""
+
+    def key_name(self, index: int) -> str:
+        """As in the configuration."""
+        return f"key-{index}"
+
+
 class Lane(LaneBase):
     """A lane as the house has it, on one made-up host."""
 
-    class host:
-        """Names its keys by number."""
-
-        @staticmethod
-        def key_name(index: int) -> str:
-            return f"key-{index}"
+    def __init__(self, *members: Any) -> None:
+        super().__init__(*members)
+        self.host = Host()
 
 
 @pytest.fixture

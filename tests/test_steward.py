@@ -441,3 +441,24 @@ def test_totals_add_up(house: House) -> None:
         with pytest.raises(ValueError, match="cannot group by"):
             view.totals(wrong, 0, FAR)
     view.close()
+
+
+def test_a_stop_may_come_at_any_moment_of_a_wait() -> None:
+    script = (
+        "from bifrost.child import told_to_stop\n"
+        "stop = told_to_stop()\n"
+        "print('waits', flush=True)\n"
+        "while not stop.is_set(): stop.wait(0)\n"
+    )
+    waits = [
+        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) for _ in range(8)
+    ]
+    try:
+        for process in waits:
+            assert process.stdout is not None and process.stdout.readline()
+            process.terminate()
+        assert [process.wait(60) for process in waits] == [0] * len(waits)
+    finally:
+        for process in waits:
+            process.kill()
+            process.communicate()

@@ -307,6 +307,38 @@ def test_how_much_text_a_token_is_is_learned_from_whole_streams(
     assert settled(gateway) - before == cost(1000, 200, 50)
 
 
+def test_what_is_estimated_stays_within_the_output_that_was_asked_for(
+    scripted: Callable[..., tuple[RunningGateway, Script]],
+) -> None:
+    def play(connection: socket.socket, _: bytes) -> None:
+        connection.sendall(HEAD + START + (DELTA % (b"w" * 3_600)) * 3)  # 3,000 tokens of text
+
+    gateway, _ = scripted(play)  # message() asks for 1,000
+    with stream(gateway.url) as answer:
+        answer.read()
+    assert settled(gateway) == cost(1000, 1000, 50)
+
+
+@pytest.mark.parametrize("length", ["content-length: 3600\r\n", ""], ids=["told", "not-told"])
+def test_a_json_answer_that_breaks_off_is_billed_by_its_size(
+    scripted: Callable[..., tuple[RunningGateway, Script]], length: str
+) -> None:
+    def play(connection: socket.socket, _: bytes) -> None:
+        head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n{length}"
+        if not length:
+            head += "transfer-encoding: chunked\r\n"
+        body = b"{" + b" " * 359
+        connection.sendall(head.encode() + b"\r\n" + (body if length else b"168\r\n" + body))
+
+    gateway, script = scripted(play)
+    answer = httpx.post(f"{gateway.url}/v1/messages", json=message(), headers=bearer())
+    assert answer.status_code == 529
+    asked = -(-len(script.bodies[0]) * 10 // 36)
+    assert settled(gateway) == cost(asked, 1000 if length else 100)
+    [row] = gateway.command("usage", "--by", "key")["rows"]
+    assert row["requests"] == 1
+
+
 def test_a_silent_provider_gets_pinged_over(
     scripted: Callable[..., tuple[RunningGateway, Script]],
 ) -> None:

@@ -14,3 +14,6 @@ cdef class Call:
     cdef public Ticket ticket
     cdef public int status, key_index
     cdef public bint streaming, gone, settled, sent_upstream, broke
+
+
+cpdef str new_request_id()

@@ -1,5 +1,8 @@
 from typing import Any
 
+def own_prefix(digits: bytes) -> None: ...
+def new_request_id() -> str: ...
+
 class Call:
     at: int
     began: int

@@ -49,6 +49,7 @@ cdef class Exchange:
     cdef bint _woken
     cdef tuple _failure             # class of the error, its text and phase
     cdef readonly int status
+    cdef readonly Py_ssize_t received   # bytes of the body so far
     cdef readonly list headers
     cdef readonly bint complete
     cdef readonly bint early

@@ -256,6 +256,7 @@ cdef class Connection:
         if exchange is not None:
             exchange._chunks.append(data)
             exchange._buffered += len(data)
+            exchange.received += len(data)
             settle(exchange._waiter)
 
     def on_message_complete(self):

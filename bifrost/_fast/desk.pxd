@@ -15,6 +15,7 @@ cdef class LaneBase:
     cdef readonly Density density
     cdef Ceiling ceiling
     cdef dict tariffs
+    cdef tuple said             # (tier, speed, region) of the last answer, a key of the tariffs
     cdef int64_t context        # tokens
     cdef public str model
     # how a request of it is addressed, and what its client is told of it
@@ -34,6 +35,7 @@ cdef class Desk:
     cpdef int hold(self, Call call, LaneBase lane, int64_t amount, int64_t input_tokens,
                    int64_t output_tokens, int64_t since_ns) except -1
     cpdef int64_t settle(self, Call call, usage, str outcome, price) except -1
-    cdef int64_t _book(self, Call call, LaneBase lane, Scan scan, usage, tuple said, bytes further,
-                       const bf_tokens *tokens, int64_t tool, int64_t searches, int64_t cost,
-                       str outcome, int64_t since) except -1
+    cdef int64_t settle_whole(self, Call call, bytes body) except? -2
+    cdef int64_t _book(self, Call call, LaneBase lane, Scan scan, str served, str source,
+                       tuple said, bytes further, const bf_tokens *tokens, int64_t tool,
+                       int64_t searches, int64_t cost, str outcome, int64_t since) except -1

@@ -11,10 +11,21 @@ IMAGE: int
 
 def plain_input(size: int, per_kib: int, images: int, context: int) -> int: ...
 
+def plain_account(
+    raw: bytes,
+) -> tuple[list[int], int, tuple[str | None, str | None, str | None]] | None:
+    """(buckets in the order of the rates, web searches, (tier, speed, region)) of a raw ``usage``
+    object, or None when it is not plain, or counts no input or no output."""
+
 class LaneBase:
     model: str
     plan: Plan
     density: Density
+    host: Any
+    renamed: str | None
+    start: bytes
+    signed: list[bytes]
+    shown: bytes
     def __init__(
         self,
         model: str,

@@ -8,7 +8,8 @@ not usual (a new key, a governed field, a server tool) is left to them. A compil
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t
+from libc.string cimport memcmp
 
 from .call cimport Call
 from .density cimport BF_OVERHEAD, Density
@@ -17,7 +18,7 @@ from .keyring cimport GrantBase, Keyring
 from .ledger cimport led_ask
 from .tariff cimport MOST, Ceiling, Tariff, bf_tokens, read_tokens
 from .timing cimport now_mono, now_wall
-from .wire cimport Head, Scan
+from .wire cimport Head, Scan, cut
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
@@ -33,6 +34,18 @@ cdef extern from "json_out.h" nogil:
     void out_count(out *, const char *name, int64_t)
     void out_string(out *, const char *name, const void *text, size_t size, bint latin)
 
+cdef extern from "account.h" nogil:
+    enum:
+        AC_INPUT, AC_OUTPUT, AC_READ, AC_WRITTEN, AC_FIVE, AC_HOUR, AC_THINK, AC_SEARCHES, AC_SPLIT
+    ctypedef struct ac_text:
+        const char *at
+        size_t size
+    ctypedef struct ac_account:
+        int64_t count[8]
+        uint32_t given
+        ac_text text[3]
+    bint ac_read(ac_account *, const char *, size_t)
+
 cdef enum:
     EVENT = 12288               # bytes that the longest event needs, with room to spare
     AGENT = 120                 # bytes of a client's name that are kept
@@ -45,6 +58,41 @@ cdef int64_t _image = IMAGE
 cpdef int64_t plain_input(int64_t size, int64_t per_kib, int64_t images, int64_t context) noexcept:
     """The most input tokens of a body of ``size`` bytes that holds the whole input itself."""
     return min(size * per_kib // 1024 + BF_OVERHEAD + _image * images, context)
+
+
+cdef bint _buckets(const ac_account *a, bf_tokens *tokens) noexcept:
+    """The disjoint buckets of a plain account, as the metering room's ``_usage`` sorts them."""
+    cdef int64_t written = a.count[AC_WRITTEN]
+    cdef int64_t think = min(a.count[AC_THINK], a.count[AC_OUTPUT])
+    if a.given >> AC_SPLIT & 1:
+        written = max(written, a.count[AC_FIVE] + a.count[AC_HOUR])
+    tokens.count[0] = a.count[AC_INPUT]
+    tokens.count[1] = a.count[AC_READ]
+    tokens.count[2] = written - a.count[AC_HOUR]
+    tokens.count[3] = a.count[AC_HOUR]
+    tokens.count[4] = a.count[AC_OUTPUT] - think
+    tokens.count[5] = think
+    return True
+
+
+cdef tuple _said(const ac_account *a):
+    """(tier, speed, region) of the answer; None where it says nothing."""
+    return (_name(&a.text[0]), _name(&a.text[1]), _name(&a.text[2]))
+
+
+cdef str _name(const ac_text *text):
+    return text.at[:text.size].decode("ascii") if text.size else None
+
+
+def plain_account(bytes raw not None):
+    """(buckets in the order of the rates, web searches, (tier, speed, region)) of a raw ``usage``
+    object, or None when it is not plain, or counts no input or no output."""
+    cdef ac_account account
+    cdef bf_tokens tokens
+    if not ac_read(&account, PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw)):
+        return None
+    _buckets(&account, &tokens)
+    return [n for n in tokens.count], account.count[AC_SEARCHES], _said(&account)
 
 
 cdef class LaneBase:
@@ -63,6 +111,7 @@ cdef class LaneBase:
         self.served = served
         self.ceiling = ceiling
         self.tariffs = tariffs
+        self.said = (None, None, None)
         self.context = context
 
 
@@ -147,6 +196,7 @@ cdef class Desk:
         cdef PyObject *tariff
         cdef tuple said = None
         cdef bytes further = b""
+        cdef str served = None, source = None
         for i in range(6):
             tokens.count[i] = 0
         if usage is not None:
@@ -156,32 +206,61 @@ cdef class Desk:
                 usage, cost, further = price(call, usage)
                 said = (usage.tier, usage.speed, usage.geo)
             tool, searches = usage.in_tool, usage.web_searches
+            served, source = usage.served_model, usage.source
             read_tokens(usage, &tokens)
             if tariff != NULL:
                 cost = (<Tariff>tariff).charge(&tokens, searches)
-                if not (scan.images or scan.documents or scan.remote or scan.tool_types
-                        ) and usage.source == "reported":
-                    lane.density.learn(PyBytes_GET_SIZE(call.body), tokens.count[0]
-                                       + tokens.count[1] + tokens.count[2] + tokens.count[3])
-                if call.tap is not None and usage.source == "reported" and tokens.count[5] == 0:
+                if source == "reported":
+                    _learn(lane, call, scan, &tokens)
+                if call.tap is not None and source == "reported" and tokens.count[5] == 0:
                     lane.density.hear(call.tap.output_bytes, tokens.count[4])
-        return self._book(call, lane, scan, usage, said, further, &tokens, tool, searches,
+        return self._book(call, lane, scan, served, source, said, further, &tokens, tool, searches,
                           min(cost, MOST), outcome, since)
 
-    cdef int64_t _book(self, Call call, LaneBase lane, Scan scan, usage, tuple said, bytes further,
-                       const bf_tokens *tokens, int64_t tool, int64_t searches, int64_t cost,
-                       str outcome, int64_t since) except -1:
+    cdef int64_t settle_whole(self, Call call, bytes body) except? -2:
+        """The same for a whole answer that is as usual; -1, and nothing done, leaves it to the rooms.
+
+        Usual is an answer of status 200 with a plain account, to a request without governed fields.
+        """
+        cdef int64_t since = now_mono()
+        cdef LaneBase lane = <LaneBase>call.lane
+        cdef Scan scan = <Scan>call.scan
+        cdef ac_account account
+        cdef bf_tokens tokens
+        cdef PyObject *tariff
+        cdef size_t size = 0
+        cdef const char *raw
+        if call.status != 200 or call.encoding is not None or call.tap is not None or scan.fields:
+            return -1
+        raw = cut(body, b"usage", 5, &size)
+        if raw == NULL or not ac_read(&account, raw, size):
+            return -1
+        if not (_says(lane.said[0], &account.text[0]) and _says(lane.said[1], &account.text[1])
+                and _says(lane.said[2], &account.text[2])):
+            lane.said = _said(&account)
+        tariff = PyDict_GetItem(lane.tariffs, lane.said)
+        if tariff == NULL:
+            return -1
+        _buckets(&account, &tokens)
+        _learn(lane, call, scan, &tokens)
+        call.settled = True
+        return self._book(call, lane, scan, None, "reported", lane.said, b"", &tokens, 0,
+                          account.count[AC_SEARCHES],
+                          min((<Tariff>tariff).charge(&tokens, account.count[AC_SEARCHES]), MOST),
+                          "ok", since)
+
+    cdef int64_t _book(self, Call call, LaneBase lane, Scan scan, str served, str source,
+                       tuple said, bytes further, const bf_tokens *tokens, int64_t tool,
+                       int64_t searches, int64_t cost, str outcome, int64_t since) except -1:
         cdef char event[EVENT]
         cdef out o
         cdef const int64_t *n = &tokens.count[0]
         o.at, o.end, o.full = event, event + EVENT, False
         out_raw(&o, PyBytes_AS_STRING(lane.prefix), PyBytes_GET_SIZE(lane.prefix))
-        if call.key_index or (usage is not None and usage.served_model is not None
-                              and usage.served_model != lane.model):
-            _string(&o, b"model", usage.served_model if usage is not None and usage.served_model
-                    else lane.model)
-            _string(&o, b"provider_key", (<object>lane).host.key_name(call.key_index))
-            if usage is not None and usage.served_model and usage.served_model != lane.model:
+        if call.key_index or (served is not None and served != lane.model):
+            _string(&o, b"model", served or lane.model)
+            _string(&o, b"provider_key", lane.host.key_name(call.key_index))
+            if served and served != lane.model:
                 _string(&o, b"priced", lane.model)
         else:
             out_raw(&o, PyBytes_AS_STRING(lane.served), PyBytes_GET_SIZE(lane.served))
@@ -203,11 +282,11 @@ cdef class Desk:
         out_count(&o, b"cost", cost)
         out_count(&o, b"reserved", call.reserved)
         out_count(&o, b"output_limit", call.output_limit)
-        if usage is not None:
+        if said is not None:
             _string(&o, b"tier", said[0])
             _string(&o, b"speed", said[1])
             _string(&o, b"geo", said[2])
-            _string(&o, b"source", usage.source)
+            _string(&o, b"source", source)
             out_raw(&o, PyBytes_AS_STRING(further), PyBytes_GET_SIZE(further))
         _client(&o, call.client, <Head>call.head)
         _string(&o, b"upstream_request", call.upstream_request)
@@ -221,6 +300,22 @@ cdef class Desk:
         self.gate.book(<Ticket>call.ticket, cost, n[0] + n[1] + n[2] + n[3], n[4] + n[5], event,
                        o.at - event, now_wall(), since)
         return cost
+
+
+cdef inline void _learn(LaneBase lane, Call call, Scan scan, const bf_tokens *tokens) noexcept:
+    """How many bytes a token of such a body has, where the body is all there was to read."""
+    if not (scan.images or scan.documents or scan.remote or scan.tool_types):
+        lane.density.learn(PyBytes_GET_SIZE(call.body), tokens.count[0] + tokens.count[1]
+                           + tokens.count[2] + tokens.count[3])
+
+
+cdef bint _says(str known, const ac_text *text) except -1:
+    cdef Py_ssize_t size
+    cdef const char *at
+    if known is None:
+        return text.size == 0
+    at = PyUnicode_AsUTF8AndSize(known, &size)
+    return <size_t>size == text.size and not memcmp(at, text.at, size)
 
 
 cdef int _string(out *o, const char *name, str text) except -1:

@@ -10,8 +10,9 @@ from .stations cimport Stations
 cdef class Hall:
     cdef public Desk desk
     cdef public dict targets
-    cdef public object pipeline, refusal, new_request_id, cold, doubt, proxies
+    cdef public object pipeline, refusal, cold, doubt, proxies
     cdef Stations stations
+    cdef dict fresh                     # the watch's: calls younger than its tick
     cdef object default_headers         # as ``default_lines`` were made of them
     cdef bytes default_lines
     cdef bint retiring

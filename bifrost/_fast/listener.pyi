@@ -21,7 +21,6 @@ class Hall:
         targets: dict[bytes, bytes],
         *,
         refusal: Callable[[Any, str, Sequence[tuple[bytes, bytes]]], tuple[int, Headers, bytes]],
-        new_request_id: Callable[[], str],
         cold: type[Any],
         doubt: type[Any],
         max_body_bytes: int,

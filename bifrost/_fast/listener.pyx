@@ -16,7 +16,7 @@ from libc.string cimport memchr, memcmp
 
 from httptools import HttpRequestParser
 
-from .call cimport Call
+from .call cimport Call, new_request_id
 from .client cimport Exchange, Follower, Pool, monotonic
 from .client import Broken
 from .desk cimport Desk
@@ -24,6 +24,13 @@ from .gate import Exhausted, GateError
 from .stations cimport Stations, framed
 from .wire cimport Head
 from .wire import Tap, WireError, read_head, scan as scan_body
+
+cdef extern from *:
+    """
+    #include <stddef.h>
+    extern void *memmem(const void *, size_t, const void *, size_t);
+    """
+    void *memmem(const void *, size_t, const void *, size_t) noexcept nogil
 
 log = logging.getLogger("bifrost.listener")
 
@@ -50,6 +57,26 @@ cdef bytes _status_line(int status):
     return line
 
 
+cdef Py_ssize_t _blank_line(bytes data) noexcept:
+    """Where the end of a head begins, -1 if it is not there."""
+    cdef const char *start = PyBytes_AS_STRING(data)
+    cdef const char *found = <const char *>memmem(start, PyBytes_GET_SIZE(data), b"\r\n\r\n", 4)
+    return found - start if found != NULL else -1
+
+
+cdef Py_ssize_t _decimal(bytes value) noexcept:
+    """A number of at most 12 digits; -1 for anything else."""
+    cdef const char *p = PyBytes_AS_STRING(value)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(value), found = 0, i
+    if not 0 < size <= 12:
+        return -1
+    for i in range(size):
+        if not c"0" <= p[i] <= c"9":
+            return -1
+        found = found * 10 + (p[i] - c"0")
+    return found
+
+
 cdef bint _is_1_1(bytes head) except -1:
     """Whether the first line ends with that version; the parser has seen that it is one."""
     cdef const char *start = PyBytes_AS_STRING(head)
@@ -69,16 +96,16 @@ cdef class Hall:
     for ``keep_alive_s`` and slow with a request for ``receive_s``; ``proxies`` knows who it is.
     """
 
-    def __init__(self, Desk desk not None, pipeline, dict targets not None, *, refusal,
-                 new_request_id, cold, doubt, Py_ssize_t max_body_bytes, Py_ssize_t max_answer,
-                 bytes ping, proxies, double keep_alive_s, double receive_s):
+    def __init__(self, Desk desk not None, pipeline, dict targets not None, *, refusal, cold, doubt,
+                 Py_ssize_t max_body_bytes, Py_ssize_t max_answer, bytes ping, proxies,
+                 double keep_alive_s, double receive_s):
         self.desk = desk
         self.pipeline = pipeline
         self.stations = pipeline.stations
+        self.fresh = pipeline.watch.fresh
         self.default_headers = self.default_lines = None
         self.targets = targets
         self.refusal = refusal
-        self.new_request_id = new_request_id
         self.cold = cold
         self.doubt = doubt
         self.max_body_bytes = max_body_bytes
@@ -200,7 +227,7 @@ cdef class Listener(Follower):
             return 0
         if self.head is not None:
             data, self.head = self.head + data, None
-        end = data.find(b"\r\n\r\n")
+        end = _blank_line(data)
         if end < 0:
             if self.state == IDLE:
                 data = data.lstrip(b"\r\n")     # empty lines before a request mean nothing
@@ -254,8 +281,8 @@ cdef class Listener(Follower):
         self.query = b""
         if mark >= 0:
             self.query, path = path[mark:], path[:mark]
-            if b"key=" in self.query or b"#" in self.query:    # a credential; not for a provider
-                return False
+            if self.query.find(b"key=") >= 0 or self.query.find(b"#") >= 0:
+                return False        # a credential; not for a provider
         self.target = hall.targets.get(path)
         return self.target is not None
 
@@ -267,8 +294,9 @@ cdef class Listener(Follower):
         self.headers.append((name, value))
         if size == 14:
             if name.lower() == b"content-length":
-                self.unusual |= self.length >= 0 or not value.isdigit() or len(value) > 12
-                self.length = -1 if self.unusual else int(value)
+                self.unusual |= self.length >= 0
+                self.length = _decimal(value)
+                self.unusual |= self.length < 0
         elif size == 6 or size == 7 or size == 16 or size == 17:
             self.unusual |= name.lower() in (
                 b"expect", b"upgrade", b"content-encoding", b"transfer-encoding")
@@ -328,7 +356,7 @@ cdef class Listener(Follower):
             if head.request_id is not None:
                 call.request_id = head.request_id.decode()
             else:
-                call.request_id = hall.new_request_id()
+                call.request_id = new_request_id()
             if not hall.desk.admit(call):
                 return False
         except (WireError, Exhausted, GateError):
@@ -337,7 +365,10 @@ cdef class Listener(Follower):
         self.call = call
         self.streaming = self.answering = False
         try:
-            hall.pipeline.watch.enter(call, self)
+            if hall.fresh:
+                hall.fresh[call] = self     # its timer runs already
+            else:
+                hall.pipeline.watch.enter(call, self)
             self.request = hall.stations.outgoing(call, self.target + self.query)
             pool = call.lane.origin.pool
             self.exchange = (<Pool?>pool).start(self.request, self)
@@ -452,8 +483,15 @@ cdef class Listener(Follower):
     cdef int _answer(self, bytes body) except -1:
         """A whole answer: settled, then written."""
         cdef Call call = self.call
-        cost, told = self.hall.pipeline.settled(call, body)
-        self._write([self._head(cost, PyBytes_GET_SIZE(told)), told])
+        cdef Hall hall = self.hall
+        cdef int64_t cost
+        try:
+            cost = hall.desk.settle_whole(call, body)
+        except GateError as error:
+            cost = hall.pipeline.governor.unbooked(call, error)
+        if cost < 0:
+            cost, body = hall.pipeline.settled(call, body)
+        self._write([self._head(cost, PyBytes_GET_SIZE(body)), body])
         return self._done()
 
     cdef int _pass(self, Exchange exchange) except -1:
@@ -467,7 +505,8 @@ cdef class Listener(Follower):
                 self.transport.write(opening)
             return 0
         if PyBytes_GET_SIZE(chunk):
-            self.hall.pipeline.passing(call, chunk)
+            if self.hall.stations.passed(call, chunk):
+                self.hall.pipeline.arrived(call)
         if exchange.complete:
             self.hall.pipeline.ended(call)
         if PyBytes_GET_SIZE(chunk) <= JOIN_BELOW:
@@ -521,7 +560,10 @@ cdef class Listener(Follower):
             exchange._follower = None
             if call.exchange is None:
                 exchange.cancel()
-        self.hall.pipeline.close(call)
+        if call.settled and exchange is not None and exchange.complete and call in self.hall.fresh:
+            del self.hall.fresh[call]       # nothing is open or held
+        else:
+            self.hall.pipeline.close(call)
         return 0
 
     cdef int _done(self) except -1:

@@ -24,6 +24,9 @@ class Stations:
     def answered(self, call: Call) -> bool:
         """The head of the provider's answer is there; whether it is a stream of events."""
 
+    def passed(self, call: Call, chunk: bytes) -> bool:
+        """Sees a piece of a stream before it goes on; whether the call is now due to be settled."""
+
     def headers(
         self, call: Call, cost: int, left: int, resets_ns: int
     ) -> list[tuple[bytes, bytes]]:

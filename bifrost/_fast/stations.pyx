@@ -14,7 +14,7 @@ from libc.string cimport memcmp
 from .call cimport Call
 from .desk cimport LaneBase
 from .timing cimport now_mono
-from .wire cimport named
+from .wire cimport Tap, named
 
 from .wire import rewrite
 
@@ -207,6 +207,13 @@ cdef class Stations:
             elif size == 16 and name == b"content-encoding":
                 call.encoding = value
         return stream and call.status == 200
+
+    cpdef bint passed(self, Call call, bytes chunk) except -1:
+        """Sees a piece of a stream before it goes on; whether the call is now due to be settled."""
+        cdef Tap tap = <Tap>call.tap
+        call.last_byte = now_mono()
+        tap.feed(chunk)
+        return tap.stopped and not call.settled
 
     def headers(self, Call call, int64_t cost, int64_t left, int64_t resets_ns):
         """The same lines as a list, for a server that writes heads by itself."""

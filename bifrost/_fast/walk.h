@@ -8,6 +8,7 @@
 #define BF_WALK_H
 #include <stdlib.h>
 #include "scan.h"
+#include "store.h"
 #define BF_DEPTH 512   /* nesting that is accepted */
 #define BF_ITEMS 4096  /* tool types, tool models and fallback models kept in all */
 #define BF_CAP ((size_t)1 << 20) /* bytes that one bf_store keeps */
@@ -41,7 +42,6 @@ static const uint32_t bf_single[BF_PLACES] = {
 };
 
 typedef struct { int role; bf_text text; int64_t uses; } bf_item;
-typedef struct { uint8_t *base; size_t size, room; } bf_store; /* bytes, freed by the caller */
 
 typedef struct {
     bf_input in;

@@ -54,10 +54,6 @@ cdef extern from "walk.h":
         int64_t max_tokens, budget, images, documents, remote
         bf_item *items
 
-    ctypedef struct bf_store:
-        uint8_t *base
-        size_t size, room
-
     const size_t BF_CAP
     bf_name *bf_names
     int bf_request(bf_scan *, const void *, size_t)
@@ -279,15 +275,21 @@ def top_level(bytes body not None, str name not None) -> bytes | None:
     None if there is no such key or the body is not one whole JSON object; the bytes inside
     strings are not checked, so that odd text cannot hide a usage.
     """
-    cdef bf_scan s
     cdef bytes wanted = name.encode()
-    if not bf_cut(&s, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body),
-                  PyBytes_AS_STRING(wanted), PyBytes_GET_SIZE(wanted)):
-        return None
+    cdef size_t size = 0
+    cdef const char *found = cut(body, PyBytes_AS_STRING(wanted), PyBytes_GET_SIZE(wanted), &size)
+    return None if found == NULL else PyBytes_FromStringAndSize(found, size)
+
+
+cdef const char *cut(bytes body, const char *name, size_t name_size, size_t *size) noexcept:
+    """The same for compiled leaves: where it is inside the body, NULL if it is not there."""
+    cdef bf_scan s
+    if not bf_cut(&s, PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), name, name_size):
+        return NULL
     if not s.cut_end:
-        return None
-    return PyBytes_FromStringAndSize(
-        PyBytes_AS_STRING(body) + s.cut_start, s.cut_end - s.cut_start)
+        return NULL
+    size[0] = s.cut_end - s.cut_start
+    return PyBytes_AS_STRING(body) + s.cut_start
 
 
 # ------------------------------------------------------------------------------------------ heads
@@ -425,15 +427,6 @@ cdef class Tap:
     Keeps at most 1 MiB of a line and of an event; a longer one is not read and sets ``overflow``.
     """
 
-    cdef readonly bytes start, delta, error
-    cdef readonly bint stopped, overflow, boundary
-    cdef readonly int64_t output_bytes, events, received
-    cdef bf_store line, data       # a line cut by a chunk's end; data of an event likewise
-    cdef const uint8_t *whole      # data of the event, inside the chunk or in `data`
-    cdef size_t whole_size
-    cdef bint has_data, broken     # broken: part of the event was too long to keep
-    cdef bint skipping, after_return, begun
-
     def __cinit__(self):
         self.boundary = True
 
@@ -441,13 +434,15 @@ cdef class Tap:
         free(self.line.base)
         free(self.data.base)
 
-    def feed(self, bytes chunk not None) -> None:
+    cpdef int feed(self, bytes chunk) except -1:
         """Reads the next bytes of the stream, cut anywhere."""
+        if chunk is None:
+            raise TypeError("a chunk is bytes")
         cdef const uint8_t *p = <const uint8_t *>PyBytes_AS_STRING(chunk)
         cdef const uint8_t *end = p + PyBytes_GET_SIZE(chunk)
         cdef const uint8_t *stop
         if p == end:
-            return
+            return 0
         self.received += end - p
         if self.after_return and p[0] == 10:
             p += 1
@@ -469,6 +464,7 @@ cdef class Tap:
                     p += 1
         if self.has_data:
             self._hold()
+        return 0
 
     def finish(self) -> None:
         """Takes what is left at the end of the stream as if it were complete."""

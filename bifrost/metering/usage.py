@@ -169,12 +169,14 @@ def from_stream(
     stopped: bool,
     input_estimate: int,
     text: tuple[int, int] = TEXT,
+    most: int | None = None,
 ) -> Usage:
     """Usage of a stream, from its ``message_start`` and its last ``message_delta`` event.
 
     The delta is cumulative: what it names replaces, what it omits stays as the start said. A
     stream without a delta or without its stop is cut: its output is the larger of what was
-    reported and what ``output_bytes`` amount to, at ``text`` (bytes, tokens).
+    reported and what ``output_bytes`` amount to, at ``text`` (bytes, tokens), which is not believed
+    beyond ``most`` tokens, the output that was asked for.
     """
     opened: _Raw | None = None
     closed: _Raw | None = None
@@ -200,7 +202,9 @@ def from_stream(
     source: Source = "partial" if cut or flawed else "reported"
     if cut and opened is None:
         source = "estimated"
-    return _usage(raw, model, source, cut, output_estimate(output_bytes, text), input_estimate)
+    seen = output_estimate(output_bytes, text)
+    seen = seen if most is None else min(seen, most)
+    return _usage(raw, model, source, cut, seen, input_estimate)
 
 
 def _overlay(opened: _Raw, closed: _Raw) -> _Raw:
