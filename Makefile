@@ -14,7 +14,7 @@ define extras
 @touch $@
 endef
 
-.PHONY: run build test test-clients check count bench annotate clean
+.PHONY: run build test test-asgi test-clients check count bench annotate clean
 
 run: $(VENV)/.built
 	@exec $(BIN)/bifrost serve $(ARGS)
@@ -42,6 +42,11 @@ $(VENV)/.checked: $(VENV)/.tested
 
 test: $(VENV)/.tested
 	$(BIN)/python -m pytest -n 2 -m 'not clients' $(TESTS)
+
+# What goes through a listener, once more with uvicorn's; tests that choose listeners do so anyway.
+test-asgi: $(VENV)/.tested
+	BIFROST_TEST_LISTENER=asgi $(BIN)/python -m pytest -n 2 \
+	  -m 'gateway and not listeners and not clients' $(TESTS)
 
 test-clients: $(VENV)/.tested
 	$(BIN)/python -m pytest -m clients tests/clients

@@ -158,7 +158,7 @@ class Gateway:
         quantiles = {(name, q): float(value) * 1e6 for name, q, value in _QUANTILE.findall(page)}
         totals = {(name, kind): float(value) for name, kind, value in _TOTAL.findall(page)}
         found = {}
-        for name in {name for name, _ in totals}:
+        for name in {name for name, _ in quantiles}:
             count = int(totals[name, "count"])
             mean = totals[name, "sum"] * 1e6 / max(count, 1)
             ranks = [quantiles[name, q] for q in ("0.5", "0.9", "0.99", "0.999")]

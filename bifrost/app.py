@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -44,12 +45,11 @@ from bifrost.doors.anthropic import (
     Scope,
     Send,
     broken_event,
-    refusal_answer,
 )
 from bifrost.errors import BifrostError
 from bifrost.governance import admin_token
 from bifrost.governance.declared import Minted
-from bifrost.metrics import exposition
+from bifrost.metrics import Pulse, exposition
 from bifrost.pipeline import MAX_ANSWER, PING, Pipeline
 from bifrost.proxies import Proxies
 from bifrost.watch import Watch
@@ -98,6 +98,7 @@ class App:
         self._door: AnthropicDoor | None = None
         self._api: Api | None = None
         self._pipeline: Pipeline | None = None
+        self._pulse: Pulse | None = None
         self._starting = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
         self._mock: Any = None
@@ -171,12 +172,15 @@ class App:
                 debug_headers=server.debug_headers,
             )
             self._door = AnthropicDoor(
-                self._pipeline, self._models, self.proxies, max_body_bytes=server.max_body_bytes
-            )
+                self._pipeline, self._models, self.proxies, core.meters.refused,
+                max_body_bytes=server.max_body_bytes,
+            )  # fmt: skip
             self._hot = self._door.routes()
             self._api = Api(self._house(core))
             if self._native:
                 self.hall = self._open_hall(self._pipeline, self._door)
+            self._pulse = Pulse(core, lambda: len(self._pipeline.watch) if self._pipeline else 0)
+            self._pulse.beat()
             self.core = core
             loop = asyncio.get_running_loop()
             self._keeper = loop.create_task(self._keep())
@@ -208,7 +212,7 @@ class App:
             pipeline.governor.desk,
             pipeline,
             _hot_targets(self.settings),
-            refusal=refusal_answer,
+            refusal=door.refusal,
             cold=Protocol,
             doubt=Doubt,
             max_body_bytes=door.max_body_bytes,
@@ -251,6 +255,8 @@ class App:
             await asyncio.sleep(CHECK_S)
             assert self.core is not None
             self.core.keep()
+            if self._pulse is not None:
+                self._pulse.beat()
             known = len(self.core.identifier.keyring)
             if self.hall is not None and known > settled + settled // 4 + GRANTS_SETTLED:
                 gc.freeze()  # a million grants would be looked through again and again
@@ -320,8 +326,9 @@ class App:
         return _json({"status": "not ready" if problems else "ready", "problems": problems}, status)
 
     async def _metrics(self, _: Request) -> Response:
-        assert self.core is not None and self._pipeline is not None
-        text = exposition(self.core, len(self._pipeline.watch))
+        assert self.core is not None and self._pulse is not None
+        self._pulse.beat()
+        text = await run_in_threadpool(exposition, self.core)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     def _models(self, call: Call) -> list[dict[str, Any]]:

@@ -28,10 +28,12 @@ from bifrost.governor import Governor
 from bifrost.identify import Identifier
 from bifrost.lanes import Lanes
 from bifrost.metering.catalogue import Catalogue
+from bifrost.meters import Meters
 from bifrost.pricing import Pricing
 from bifrost.providers.table import Credential, Host
 from bifrost.routing.targets import Alias, Router
 from bifrost.steward import serve_steward
+from bifrost.tally import Tally
 from bifrost.upstream.pool import NetworkOptions, Origin, Upstreams
 from bifrost.webhooks.queue import enrol
 
@@ -78,6 +80,11 @@ class Core:
             self.directory.close()
             raise
         self.densities = Densities(data_dir / "state" / "densities")
+        self.meters = Meters(data_dir)
+        gate = self.gate
+        self.meters.time(
+            gate=gate.gating, admit=gate.admitting, settle=gate.settling, governance=gate.governing
+        )
         self.upstreams = Upstreams()
         self.identifier = Identifier(self.directory)
         self.treasury = Treasury(self.gate)
@@ -92,6 +99,7 @@ class Core:
         try:
             lanes = self._configured(settings)
             self.governor = Governor(self.identifier, self.treasury, lanes, self.refresh_prices)
+            self.governor.desk.overhead = self.meters.meter("overhead")
         except BaseException:
             self.close()
             raise
@@ -131,7 +139,7 @@ class Core:
         self.generation += 1
         self.governor.lanes = Lanes(
             self._router(self.settings, catalogue), lanes.hosts, catalogue, self.generation,
-            self.densities,
+            self.densities, self.meters,
         )  # fmt: skip
         log.info("prices changed", extra={"digest": catalogue.digest[:16]})
         return True
@@ -163,7 +171,7 @@ class Core:
         self.settings = settings
         self.treasury.help_url = settings.help_url
         self.generation += 1
-        return Lanes(router, hosts, catalogue, self.generation, self.densities)
+        return Lanes(router, hosts, catalogue, self.generation, self.densities, self.meters)
 
     @staticmethod
     def _router(settings: Settings, catalogue: Catalogue) -> Router:
@@ -219,7 +227,7 @@ class Core:
             serve_steward,
             (self.data_dir, self.gate, self.directory, self._stop),
             access_log=self.settings.server.access_log,
-            observers=[thresholds],
+            observers=[thresholds, Tally(self.meters)],
             evidence=self.settings.evidence,
         )
         self._tells = True
@@ -252,6 +260,7 @@ class Core:
         self._stop.set()
         for thread in self._threads:
             thread.join(10)
+        self.meters.close()
         self.gate.close()
         self.directory.close()
 

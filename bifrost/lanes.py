@@ -10,6 +10,7 @@ import random
 
 from bifrost._fast.density import Densities, Density
 from bifrost._fast.desk import LaneBase
+from bifrost._fast.meters import Meter
 from bifrost.audit import events
 from bifrost.errors import ModelNotFound, ModelUnpriced, Refusal
 from bifrost.governance.admission import check_model
@@ -17,6 +18,7 @@ from bifrost.identify import Grant
 from bifrost.metering.bound import DEFAULT_CONTEXT
 from bifrost.metering.catalogue import Catalogue
 from bifrost.metering.prices import Price
+from bifrost.meters import Meters
 from bifrost.providers.table import Host
 from bifrost.routing.targets import Router, Target
 from bifrost.upstream.pool import Origin
@@ -30,10 +32,13 @@ MOST_LABELS = 1_280  # bytes of names in a reservation's note
 class Goal:
     """What all lanes to one model of one host have in common."""
 
-    __slots__ = ("ceiling", "density", "price", "served", "shown")
+    __slots__ = ("ceiling", "density", "meter", "price", "served", "shown")
 
-    def __init__(self, host: Host, model: str, price: Price, density: Density) -> None:
+    def __init__(
+        self, host: Host, model: str, price: Price, density: Density, meter: Meter
+    ) -> None:
         self.price = price
+        self.meter = meter
         self.density = density
         self.ceiling = price.ceiling(None, None, None)
         self.served = events.members(model=model, provider_key=host.key_name(0))
@@ -77,7 +82,7 @@ class Lane(LaneBase):
         plan = grant.plan(host.name, asked, target.model)
         super().__init__(
             target.model, plan, prefix, goal.served, goal.ceiling, price.tariffs, context,
-            goal.density,
+            goal.density, goal.meter,
         )  # fmt: skip
 
 
@@ -96,12 +101,14 @@ class Lanes:
         catalogue: Catalogue,
         generation: int,
         densities: Densities,
+        meters: Meters,
     ) -> None:
         self.router = router
         self.hosts = hosts
         self.catalogue = catalogue
         self.generation = generation
         self.densities = densities
+        self.meters = meters
         self._goals: dict[tuple[str, str], Goal] = {}
 
     def find(self, grant: Grant, asked: str) -> Lane:
@@ -154,5 +161,7 @@ class Lanes:
             if len(self._goals) >= MOST_GOALS:
                 self._goals.clear()
             density = self.densities.find(host.name, model)
-            goal = self._goals[host.name, model] = Goal(host, model, price, density)
+            meter = self.meters.meter("model", host.name, model)
+            goal = Goal(host, model, price, density, meter)
+            self._goals[host.name, model] = goal
         return goal

@@ -68,6 +68,7 @@ class Pipeline:
                 await self._stream(call, send)
             else:
                 body = await call.exchange.read_all(MAX_ANSWER)
+                call.last_byte = time.monotonic_ns()
                 cost, body = self.settled(call, body)
                 await _answer(call, send, self._headers(call, cost), body)
         except asyncio.CancelledError:
@@ -78,6 +79,7 @@ class Pipeline:
                 return
             raise self.failed(call, error) from error
         finally:
+            self.governor.desk.finish(call)
             self.close(call)
 
     async def _wait_in_line(self, call: Call, error: Exhausted) -> None:

@@ -17,7 +17,7 @@ UNIX = "unix"  # stands for whoever connects to our Unix socket
 FORWARDED = "forwarded"
 MOST_HOPS = 32  # that are looked at, from the right
 MOST_ELEMENT = 512  # characters of one hop in a Forwarded header
-MOST_TEXT = 64  # characters of a peer's name that is no address
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")  # of a peer that has no address
 _PORT = re.compile(r"[0-9]{1,5}")
 _FOR = re.compile(r'(?:^|;)\s*for\s*=\s*("(?:[^"\\]|\\.)*"|[^\s;"]*)\s*(?=;|$)', re.I)
 
@@ -102,10 +102,13 @@ class Proxies:
 
 @lru_cache(maxsize=4096)
 def plain(host: str) -> str:
-    """An address in its shortest form: no zone, IPv4 where IPv6 only wraps it; else as it is."""
+    """An address in its shortest form: no zone, IPv4 where IPv6 only wraps it.
+
+    What a server calls a peer without an address is kept if it is a plain name.
+    """
     address = _address(host)
     if address is None:
-        return host[:MOST_TEXT].encode("utf-8", "replace").decode()
+        return host if _NAME.fullmatch(host) else "unknown"
     return str(address)
 
 

@@ -22,6 +22,7 @@ import msgspec
 from bifrost import binding, logs, succession
 from bifrost.alerts.thresholds import Thresholds
 from bifrost.app import App, needs_mock, with_mock_url
+from bifrost.audit.observer import Observer
 from bifrost.audit.policy import acting
 from bifrost.child import SIGNALS, Child, told_to_stop
 from bifrost.config.load import Stamp, load, stamp, with_default_providers
@@ -31,7 +32,9 @@ from bifrost.errors import BifrostError, ConfigError
 from bifrost.governance import declared
 from bifrost.governance.directory import Directory
 from bifrost.metering.catalogue import Catalogue
+from bifrost.meters import Meters
 from bifrost.steward import serve_steward
+from bifrost.tally import Tally
 from bifrost.webhooks.queue import enrol
 
 log = logging.getLogger("bifrost.supervisor")
@@ -284,8 +287,9 @@ class Supervisor:
             percents = self.settings.alerts.budget_thresholds
             thresholds = Thresholds(self.data_dir, gate, directory, lambda: percents)
             access = self.settings.server.access_log
+            observers: list[Observer] = [thresholds, Tally(Meters(self.data_dir))]
             serve_steward(
-                self.data_dir, gate, directory, stop, access_log=access, observers=[thresholds],
+                self.data_dir, gate, directory, stop, access_log=access, observers=observers,
                 evidence=self.settings.evidence,
             )  # fmt: skip
         finally:

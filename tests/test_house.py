@@ -12,12 +12,13 @@ import pytest
 ROOT = Path(__file__).parent.parent / "bifrost"
 FILES = sorted(ROOT.rglob("*.py"))
 LEAVES = {"_fast", "errors", "call", "config", "money", "patterns", "proxies", "s3", "sigv4"}
+LEAVES |= {"meters"}
 ROOMS = {"routing", "governance", "translate", "providers", "upstream", "metering", "audit"}
 # Between the rooms and the doors: each knows the rooms, none knows Starlette.
 ORDER = {"identify", "lanes", "governor", "line", "watch", "pipeline"}
 WINGS = {
     *("usage", "steward", "mock", "logs", "listener", "farewell", "succession", "binding", "child"),
-    *("stewardship", "standin"),
+    *("stewardship", "standin", "tally"),
     *("recovery", "reconciliation", "admin", "pricing", "alerts", "webhooks"),
 }
 TOP = {"core", "metrics", "app", "offer", "doors", "embedding", "supervisor", "cli"}
@@ -25,6 +26,7 @@ TOP |= {"__init__", "__main__"}
 MAY = {
     **{leaf: {"errors"} for leaf in LEAVES},
     "call": {"_fast"},
+    "meters": {"_fast"},
     "config": {"errors", "patterns", "proxies"},
     "s3": {"errors", "sigv4"},
     **{room: LEAVES for room in ROOMS},
@@ -43,6 +45,7 @@ MAY = {
     "recovery": LEAVES | {"audit", "governance", "identify", "stewardship"},
     "admin": LEAVES | ROOMS | {"identify", "lanes", "usage", "pricing"},
     "reconciliation": LEAVES | {"audit", "governance", "identify", "recovery"},
+    "tally": LEAVES | {"audit"},
     "alerts": LEAVES | {"audit", "governance"},
     "webhooks": LEAVES | {"audit", "alerts"},
     "mock": {"errors"},

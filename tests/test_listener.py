@@ -231,6 +231,13 @@ def statuses(url: str, raw: bytes) -> list[bytes]:
     return [status for status in re.findall(rb"HTTP/1\.1 (\d+) ", said) if status != b"100"]
 
 
+@pytest.mark.parametrize("first", [hot("first"), b""])
+def test_a_wrong_head_is_refused_though_nothing_follows(gateways: Gateways, first: bytes) -> None:
+    wrong = hot("wrong").replace(b"\r\n\r\n", b"\n\r\n")
+    answers = [statuses(gateways[name].url, first + wrong) for name in LISTENERS]
+    assert answers[0] == answers[1] == ([b"200"] if first else []) + [b"400"]
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     kind=st.sampled_from(["hot", "cold", "chunked"]),

@@ -99,6 +99,7 @@ def test_a_tls_origin_is_tunnelled_and_kept(run: Any, tmp_path: Path) -> None:
         for body in (b"{}", b"x" * 3_000_000):
             exchange = await origin.send(post(body))
             assert await exchange.read_all(10) == b"ok" and exchange.complete
+            assert exchange.received == 2
         assert proxy.heads[0].startswith(b"CONNECT 127.0.0.1:%d " % server.port)
         assert (len(proxy.heads), server.requests) == (1, 2)
 

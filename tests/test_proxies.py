@@ -104,6 +104,11 @@ def test_without_trusted_proxies_nothing_is_looked_at() -> None:
     assert Proxies(["9.9.9.9"], record=False).met(("9.9.9.9", 1)) == ("9.9.9.9", None, False)
 
 
+def test_a_peer_that_another_server_names_oddly() -> None:
+    assert plain("testclient") == "testclient"
+    assert plain("") == plain('"\\\n') == plain("x" * 65) == plain("é") == "unknown"
+
+
 @pytest.mark.parametrize(
     "text", ["", "10.0.0.1/8", "10.0.0.0/33", "localhost", "Unix", "1.2.3", "::ffff:10.0.0.0/104"]
 )

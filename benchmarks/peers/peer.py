@@ -49,7 +49,7 @@ class Peer:
             {"worker": self._server.pid}, self.headers(),
         )  # fmt: skip
         try:
-            await_answer(self.target, self.patience, self._check)
+            await_answer(self.target, self.patience, self._check, patient=self.heavy)
             self.start_s = time.monotonic() - began  # until the first answer
             self.target.pids["worker"] = self.worker(self._server.pid)
         except BaseException:

@@ -49,7 +49,7 @@ cpdef str new_request_id():
 cdef class Call:
     """What is known of a request so far. Times are monotonic ns but ``at``, which is wall time.
 
-    ``cut`` is the refusal for which it is being broken off, ``gone`` says that the client left.
+    ``sent`` is when it left for the provider. ``cut`` is the refusal for which it is being broken off, ``gone`` says that the client left.
     """
 
     def __cinit__(self, str request_id, receive):

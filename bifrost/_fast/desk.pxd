@@ -4,6 +4,7 @@ from .call cimport Call
 from .density cimport Density
 from .gate cimport Gate, Plan
 from .keyring cimport Keyring
+from .meters cimport Meter
 from .tariff cimport Ceiling, bf_tokens
 from .wire cimport Scan
 
@@ -16,6 +17,7 @@ cdef class LaneBase:
     cdef Ceiling ceiling
     cdef dict tariffs
     cdef tuple said             # (tier, speed, region) of the last answer, a key of the tariffs
+    cdef Meter meter            # of its model
     cdef int64_t context        # tokens
     cdef public str model
     # how a request of it is addressed, and what its client is told of it
@@ -29,11 +31,13 @@ cdef class LaneBase:
 cdef class Desk:
     cdef Gate gate
     cdef Keyring keyring
+    cdef public Meter overhead
     cdef public long long generation
 
     cpdef bint admit(self, Call call) except -1
     cpdef int hold(self, Call call, LaneBase lane, int64_t amount, int64_t input_tokens,
                    int64_t output_tokens, int64_t since_ns) except -1
+    cpdef void finish(self, Call call) noexcept
     cpdef int64_t settle(self, Call call, usage, str outcome, price) except -1
     cdef int64_t settle_whole(self, Call call, bytes body) except? -2
     cdef int64_t _book(self, Call call, LaneBase lane, Scan scan, str served, str source,

@@ -5,8 +5,10 @@ from bifrost._fast.call import Call
 from bifrost._fast.density import Density
 from bifrost._fast.gate import Gate, Plan
 from bifrost._fast.keyring import Keyring
+from bifrost._fast.meters import Meter
 from bifrost._fast.tariff import Ceiling
 
+OUTCOME: dict[str, int]
 IMAGE: int
 
 def plain_input(size: int, per_kib: int, images: int, context: int) -> int: ...
@@ -36,10 +38,12 @@ class LaneBase:
         tariffs: dict[Any, Any],
         context: int,
         density: Density,
+        meter: Meter | None = None,
     ) -> None: ...
 
 class Desk:
     generation: int
+    overhead: Meter | None
     def __init__(self, gate: Gate, keyring: Keyring) -> None: ...
     def admit(self, call: Call) -> bool: ...
     def hold(
@@ -51,6 +55,7 @@ class Desk:
         output_tokens: int,
         since_ns: int,
     ) -> int: ...
+    def finish(self, call: Call) -> None: ...
     def settle(
         self,
         call: Call,

@@ -16,6 +16,7 @@ from .density cimport BF_OVERHEAD, Density
 from .gate cimport Gate, Plan, Ticket
 from .keyring cimport GrantBase, Keyring
 from .ledger cimport led_ask
+from .meters cimport COST, FIRST_BYTE, OUTCOMES, SEARCHES, TOKENS, TOOK, Meter
 from .tariff cimport MOST, Ceiling, Tariff, bf_tokens, read_tokens
 from .timing cimport now_mono, now_wall
 from .wire cimport Head, Scan, cut
@@ -51,8 +52,10 @@ cdef enum:
     AGENT = 120                 # bytes of a client's name that are kept
     TEXT = 256                  # bytes of any other word a client or provider chose
 
+OUTCOME = {"ok": 0, "error": 1, "cut": 2, "broken": 3, "unsettled": 4}     # their meters
 IMAGE = 5_000                   # tokens: the largest image a model takes, whatever its bytes
 cdef int64_t _image = IMAGE
+cdef str _ok = "ok"
 
 
 cpdef int64_t plain_input(int64_t size, int64_t per_kib, int64_t images, int64_t context) noexcept:
@@ -99,11 +102,12 @@ cdef class LaneBase:
     """What the desk must know of a lane: how its events begin, and what its tokens cost.
 
     ``prefix`` is JSON without its closing brace; ``served`` the members ``,"model":…`` and
-    ``,"provider_key":…`` of the usual answer; ``tariffs`` maps (tier, speed, region) of an answer.
+    ``,"provider_key":…`` of the usual answer; ``tariffs`` maps (tier, speed, region) of an answer;
+    ``meter`` counts what its model does.
     """
 
     def __init__(self, str model, Plan plan, bytes prefix, bytes served, Ceiling ceiling,
-                 dict tariffs, int64_t context, Density density):
+                 dict tariffs, int64_t context, Density density, Meter meter=None):
         self.model = model
         self.plan = plan
         self.density = density
@@ -113,12 +117,14 @@ cdef class LaneBase:
         self.tariffs = tariffs
         self.said = (None, None, None)
         self.context = context
+        self.meter = meter
 
 
 cdef class Desk:
     """Admits and settles over one gate, for the grants of one keyring.
 
     ``generation`` is the number of the present configuration: lanes of another are not used.
+    ``overhead`` is the meter of the time that requests spend here and not with their provider.
     """
 
     def __init__(self, Gate gate not None, Keyring keyring not None):
@@ -299,7 +305,32 @@ cdef class Desk:
             raise ValueError("the event of a request is too long")
         self.gate.book(<Ticket>call.ticket, cost, n[0] + n[1] + n[2] + n[3], n[4] + n[5], event,
                        o.at - event, now_wall(), since)
+        if lane.meter is not None:
+            _count(lane.meter, call, n, searches, cost, outcome, now)
         return cost
+
+    cpdef void finish(self, Call call) noexcept:
+        """The answer is passed on: how long the call was with us and not with its provider."""
+        if self.overhead is None or call.broke or call.gone:
+            return
+        if call.first_byte and call.sent:
+            self.overhead.quick(0, call.sent - call.began + now_mono() - call.last_byte)
+
+
+cdef void _count(Meter meter, Call call, const int64_t *n, int64_t searches, int64_t cost,
+                 str outcome, int64_t now) noexcept:
+    cdef int64_t *at = meter.at
+    cdef int which = 0, i
+    if outcome is not _ok:
+        which = OUTCOME.get(outcome, 1)
+    at[OUTCOMES + which] += 1
+    for i in range(6):
+        at[TOKENS + i] += n[i]
+    at[SEARCHES] += searches
+    at[COST] += cost
+    meter.slow(TOOK, now - call.began)
+    if call.first_byte:
+        meter.slow(FIRST_BYTE, call.first_byte - call.began)
 
 
 cdef inline void _learn(LaneBase lane, Call call, Scan scan, const bf_tokens *tokens) noexcept:

@@ -22,7 +22,7 @@ from libc.string cimport memcpy
 from .ledger cimport led_cell
 from .lmdb_api cimport (
     EINVAL, ENOMEM, MAP_RESIZED, NOMEMINIT, NORDAHEAD, NOSYNC, NOTFOUND, NOTLS, RDONLY,
-    OP_GET_CURRENT, OP_NEXT, OP_SET_RANGE, MDB_cursor, MDB_env, MDB_envinfo, MDB_txn, MDB_val, lm,
+    OP_GET_CURRENT, OP_NEXT, OP_SET_RANGE, MDB_env, MDB_envinfo, MDB_txn, MDB_val, lm,
     lm_bind,
 )
 
@@ -278,43 +278,59 @@ cdef class Home:
         key.mv_size, key.mv_data = 17, name
         return lm.del_(txn, self.dbi, &key, NULL)
 
+    cdef int walk(self, bint writing, void *name, size_t size, home_walk *at) noexcept nogil:
+        """Stands at the first row that is not before a name; NOTFOUND where there is none.
+
+        In both cases it has to be left.
+        """
+        cdef int code = self.begin(&at.txn) if writing else self.look(&at.txn)
+        if code:
+            return code
+        code = lm.cursor_open(at.txn, self.dbi, &at.cursor)
+        if code == 0:
+            at.key.mv_size, at.key.mv_data = size, name
+            code = lm.cursor_get(at.cursor, &at.key, &at.data, OP_SET_RANGE)
+            if code == 0 or code == NOTFOUND:
+                return code
+            lm.cursor_close(at.cursor)
+        self.abort(at.txn)
+        return code
+
+    cdef void leave(self, home_walk *at) noexcept nogil:
+        """Ends a walk; what it wrote is forgotten."""
+        lm.cursor_close(at.cursor)
+        self.abort(at.txn)
+
     cdef int prune(self, int64_t before_ns, uint8_t *place, int most, int *dropped) noexcept nogil:
         """Looks at ``most`` rows from the 17 bytes of ``place`` on, which moves; drops those that
         rest and whose window ended before ``before_ns``. At the end ``place`` begins anew."""
         cdef MDB_txn *txn = NULL
-        cdef MDB_cursor *cursor = NULL
         cdef MDB_val key, data
+        cdef home_walk at
         cdef home_row row
         cdef uint8_t gone[PRUNED_AT_ONCE][17]
         cdef int n = 0, i, code
         dropped[0] = 0
         if place[0] != ACCOUNT:
             _account(place, 0, 0)
-        code = self.look(&txn)
-        if code:
+        code = self.walk(False, place, 17, &at)
+        if code and code != NOTFOUND:
             return code
-        code = lm.cursor_open(txn, self.dbi, &cursor)
-        if code:
-            self.abort(txn)
-            return code
-        key.mv_size, key.mv_data = 17, place
-        code = lm.cursor_get(cursor, &key, &data, OP_SET_RANGE)
         while code == 0 and most and n < PRUNED_AT_ONCE:
-            if (<uint8_t *>key.mv_data)[0] != ACCOUNT:
+            if (<uint8_t *>at.key.mv_data)[0] != ACCOUNT:
                 code = NOTFOUND
                 break
-            memcpy(&row, data.mv_data, sizeof(row))
+            memcpy(&row, at.data.mv_data, sizeof(row))
             if not row.live and row.end_ns < before_ns:
-                memcpy(gone[n], key.mv_data, 17)
+                memcpy(gone[n], at.key.mv_data, 17)
                 n += 1
             most -= 1
-            code = lm.cursor_get(cursor, &key, &data, OP_NEXT)
+            code = lm.cursor_get(at.cursor, &at.key, &at.data, OP_NEXT)
         if code == 0:
-            memcpy(place, key.mv_data, 17)
+            memcpy(place, at.key.mv_data, 17)
         else:
             place[0] = 0
-        lm.cursor_close(cursor)
-        self.abort(txn)
+        self.leave(&at)
         if code and code != NOTFOUND:
             return code
         if n == 0:
@@ -340,83 +356,63 @@ cdef class Home:
                   size_t size) noexcept nogil:
         cdef MDB_val key, data
         cdef uint8_t name[9]
-        name[0] = OUTBOX
-        put64(name + 1, sequence)
+        _event(name, sequence)
         key.mv_size, key.mv_data = 9, name
         data.mv_size, data.mv_data = size, <void *>event
         return lm.put(txn, self.dbi, &key, &data, 0)
 
     cdef int events(self, uint64_t after, int most, list found) except? -1:
         """Adds up to ``most`` (sequence, event) above ``after`` to the list, oldest first."""
-        cdef MDB_txn *txn = NULL
-        cdef MDB_cursor *cursor = NULL
-        cdef MDB_val key, data
+        cdef home_walk at
         cdef uint8_t name[9]
-        cdef int code = self.look(&txn)
-        if code:
-            return code
-        code = lm.cursor_open(txn, self.dbi, &cursor)
-        if code:
-            self.abort(txn)
+        _event(name, after + 1)
+        cdef int code = self.walk(False, name, 9, &at)
+        if code and code != NOTFOUND:
             return code
         try:
-            name[0] = OUTBOX
-            put64(name + 1, after + 1)
-            key.mv_size, key.mv_data = 9, name
-            code = lm.cursor_get(cursor, &key, &data, OP_SET_RANGE)
-            while code == 0 and (<uint8_t *>key.mv_data)[0] == OUTBOX and len(found) < most:
+            while code == 0 and (<uint8_t *>at.key.mv_data)[0] == OUTBOX and len(found) < most:
                 found.append((
-                    get64(<uint8_t *>key.mv_data + 1),
-                    PyBytes_FromStringAndSize(<char *>data.mv_data, data.mv_size),
+                    get64(<uint8_t *>at.key.mv_data + 1),
+                    PyBytes_FromStringAndSize(<char *>at.data.mv_data, at.data.mv_size),
                 ))
-                code = lm.cursor_get(cursor, &key, &data, OP_NEXT)
+                code = lm.cursor_get(at.cursor, &at.key, &at.data, OP_NEXT)
         finally:
-            lm.cursor_close(cursor)
-            self.abort(txn)
+            self.leave(&at)
         return 0 if code == NOTFOUND else code
 
     cdef int forget(self, uint64_t upto) noexcept nogil:
         """Removes the events up to ``upto``; writes nothing when there are none."""
-        cdef MDB_txn *txn = NULL
-        cdef MDB_cursor *cursor = NULL
-        cdef MDB_val key, data
+        cdef home_walk at
         cdef uint8_t name[9]
-        cdef int code
         cdef bint some
-        cdef unsigned int flags = RDONLY    # look first: there are seldom any
-        name[0] = OUTBOX
-        put64(name + 1, 0)
-        while True:
-            code = self.look(&txn) if flags == RDONLY else self.begin(&txn)
-            if code:
-                return code
-            code = lm.cursor_open(txn, self.dbi, &cursor)
-            if code:
-                self.abort(txn)
-                return code
-            key.mv_size, key.mv_data = 9, name
-            code = lm.cursor_get(cursor, &key, &data, OP_SET_RANGE)
-            some = code == 0 and _old(&key, upto)
-            if flags == RDONLY or not some:
-                lm.cursor_close(cursor)
-                self.abort(txn)
-                if not some:
-                    return 0 if code == NOTFOUND else code
-                flags = 0
-                continue
-            break
-        while code == 0 and _old(&key, upto):
-            code = lm.cursor_del(cursor, 0)
-            if code == 0:       # the cursor now stands on the next entry
-                code = lm.cursor_get(cursor, &key, &data, OP_GET_CURRENT)
-                if code:        # past the page: find the first one again
-                    key.mv_size, key.mv_data = 9, name
-                    code = lm.cursor_get(cursor, &key, &data, OP_SET_RANGE)
-        lm.cursor_close(cursor)
+        _event(name, 0)
+        cdef int code = self.walk(False, name, 9, &at)      # look first: there are seldom any
         if code and code != NOTFOUND:
-            self.abort(txn)
             return code
-        return self.commit(txn)
+        some = code == 0 and _old(&at.key, upto)
+        self.leave(&at)
+        if not some:
+            return 0
+        code = self.walk(True, name, 9, &at)
+        if code and code != NOTFOUND:
+            return code
+        while code == 0 and _old(&at.key, upto):
+            code = lm.cursor_del(at.cursor, 0)
+            if code == 0:       # the cursor now stands on the next entry
+                code = lm.cursor_get(at.cursor, &at.key, &at.data, OP_GET_CURRENT)
+                if code:        # past the page: find the first one again
+                    at.key.mv_size, at.key.mv_data = 9, name
+                    code = lm.cursor_get(at.cursor, &at.key, &at.data, OP_SET_RANGE)
+        if code and code != NOTFOUND:
+            self.leave(&at)
+            return code
+        lm.cursor_close(at.cursor)
+        return self.commit(at.txn)
+
+
+cdef inline void _event(uint8_t *name, uint64_t sequence) noexcept nogil:
+    name[0] = OUTBOX
+    put64(name + 1, sequence)
 
 
 cdef inline bint _old(const MDB_val *key, uint64_t upto) noexcept nogil:

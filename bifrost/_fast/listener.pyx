@@ -22,6 +22,7 @@ from .client import Broken
 from .desk cimport Desk
 from .gate import Exhausted, GateError
 from .stations cimport Stations, framed
+from .timing cimport now_mono
 from .wire cimport Head
 from .wire import Tap, WireError, read_head, scan as scan_body
 
@@ -148,6 +149,8 @@ cdef class Listener(Follower):
 
     def eof_received(self):
         """The client sends no more; one that waits for its answer still gets it."""
+        if self.state == HEAD and self.head is not None:
+            self._cool(self.head)   # it may be wrong already
         if self.state == ASGI:
             return self.cold.eof_received()
         if self.state != BUSY:
@@ -485,6 +488,7 @@ cdef class Listener(Follower):
         cdef Call call = self.call
         cdef Hall hall = self.hall
         cdef int64_t cost
+        call.last_byte = now_mono()
         try:
             cost = hall.desk.settle_whole(call, body)
         except GateError as error:
@@ -560,6 +564,7 @@ cdef class Listener(Follower):
             exchange._follower = None
             if call.exchange is None:
                 exchange.cancel()
+        self.hall.desk.finish(call)
         if call.settled and exchange is not None and exchange.complete and call in self.hall.fresh:
             del self.hall.fresh[call]       # nothing is open or held
         else:
@@ -596,6 +601,8 @@ cdef class Listener(Follower):
 
     cdef bint _over(self) except -1:
         """Whether nothing is due any more to a client that sends no more."""
+        if self.state == HEAD and self.head is not None:
+            self._cool(self.head)   # it may be wrong already
         if self.state == ASGI:
             self.cold.doubt = self.doubt
             return not self.cold.ended()

@@ -212,6 +212,21 @@ cdef class Outbox(Accounts):
             led_unlock(&self.books)
         return rows
 
+    def held(self):
+        """(how many reservations are under way, nano-USD they hold, how many requests wait)."""
+        cdef led_record *record
+        cdef uint64_t i
+        cdef int64_t many = 0, amount = 0, waiting = 0
+        self._require()
+        for i in range(self.books.head.records_used):
+            record = &self.books.records[i]
+            if record.owner and record.waits_on:
+                waiting += 1
+            elif record.owner:
+                many += 1
+                amount += record.amount
+        return many, amount, waiting
+
     def reclaim(self, uint32_t owner, uint64_t sequence, bytes event, int64_t now_ns):
         """Charges another owner's reservation in full with ``event``; False when it is gone."""
         cdef led_record *record

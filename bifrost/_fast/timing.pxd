@@ -6,10 +6,13 @@ cdef extern from "clock.h" nogil:
 
 cdef enum:
     BUCKETS = 1024
+    COUNT = BUCKETS             # behind the buckets: how many, and their sum in ns
+    TOTAL = BUCKETS + 1
+    WORDS = BUCKETS + 2
 
 cdef class Timing:
-    cdef uint64_t counts[BUCKETS]
-    cdef readonly uint64_t count
-    cdef readonly uint64_t total_ns
+    cdef uint64_t *counts
+    cdef uint64_t own[WORDS]
+    cdef object memory          # keeps the counts, if they are not our own
 
     cdef void add(self, int64_t ns) noexcept

@@ -179,6 +179,31 @@ def following(data_dir: Path, position: int, most: int) -> list[tuple[int, Budge
     return [(index, decoder.decode(raw)) for index, raw in rows]
 
 
+def standing(data_dir: Path, now_ns: int) -> dict[tuple[str, int], int]:
+    """How many budgets reached a threshold in a window that still runs, by (level, percent).
+
+    For any process; StoreError if unreadable, nothing while the steward has not made the file yet.
+    """
+    path = data_dir / FILE
+    if not path.exists():
+        return {}
+    try:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
+        try:
+            rows = db.execute(
+                "SELECT json_extract(event, '$.level'), threshold, COUNT(DISTINCT budget)"
+                " FROM reached WHERE window_end > ? GROUP BY 1, 2",
+                (now_ns,),
+            ).fetchall()
+        finally:
+            db.close()
+    except sqlite3.Error as error:
+        if "no such table" in str(error):  # it is being made
+            return {}
+        raise StoreError(f"Cannot read {path}: {error}.") from error
+    return {(level, threshold): count for level, threshold, count in rows}
+
+
 def private(path: Path) -> None:
     """Makes a file only we may read, if there is none.
 

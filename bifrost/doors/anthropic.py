@@ -5,6 +5,7 @@ Plain ASGI on the hot routes, no framework objects. Decides nothing.
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
@@ -71,15 +72,6 @@ def refusal_answer(
     return refusal.status, headers, body
 
 
-async def refuse(
-    send: Send, refusal: Refusal, request_id: str, more: Sequence[tuple[bytes, bytes]] = ()
-) -> None:
-    """Answers a refusal in this dialect, with ``more`` headers."""
-    status, headers, body = refusal_answer(refusal, request_id, more)
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
 class AnthropicDoor:
     """Serves ``/anthropic/v1/...`` and the same without the prefix."""
 
@@ -88,14 +80,16 @@ class AnthropicDoor:
         pipeline: Pipeline,
         models: Callable[[Call], list[dict[str, Any]]],
         proxies: Proxies,
+        refused: Callable[[str], None],
         *,
         max_body_bytes: int,
     ) -> None:
         """``models(call)`` lists what the key of an identified call may use; ``proxies`` say whom
-        events name as its client."""
+        events name as its client; ``refused(code)`` is told of every refusal."""
         self.pipeline = pipeline
         self.models = models
         self.proxies = proxies
+        self._refused = refused
         self.max_body_bytes = max_body_bytes
 
     def routes(self) -> dict[str, Handler]:
@@ -113,6 +107,19 @@ class AnthropicDoor:
     def hot() -> dict[bytes, bytes]:
         """Paths whose usual requests the compiled listener serves -> the provider's path."""
         return {b"/anthropic/v1/messages": MESSAGES, b"/v1/messages": MESSAGES}
+
+    def refusal(
+        self, refusal: Refusal, request_id: str, more: Sequence[tuple[bytes, bytes]] = ()
+    ) -> tuple[int, Headers, bytes]:
+        """The answer to a request that is refused now: (status, headers, body)."""
+        self._refused(refusal.code)
+        return refusal_answer(refusal, request_id, more)
+
+    async def _refuse(self, send: Send, refusal: Refusal, call: Call) -> None:
+        more = self.pipeline.budget(call)
+        status, headers, body = self.refusal(refusal, call.request_id, more)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
     async def messages(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``POST /v1/messages``."""
@@ -135,9 +142,10 @@ class AnthropicDoor:
             if scope["method"] != "POST":
                 raise MethodNotAllowed("Use POST on this path.")
             await self._body(call)
+            call.began = time.monotonic_ns()  # a client's slow upload is no time of ours
             await handler(call, send, _query(scope))
         except Refusal as refusal:
-            await refuse(send, refusal, call.request_id, self.pipeline.budget(call))
+            await self._refuse(send, refusal, call)
 
     def _head(self, scope: Scope, call: Call) -> None:
         call.client = self.proxies.recorded(scope)
@@ -201,7 +209,7 @@ class AnthropicDoor:
             }
             await _json(send, call.request_id, page, self.pipeline.budget(call))
         except Refusal as refusal:
-            await refuse(send, refusal, call.request_id, self.pipeline.budget(call))
+            await self._refuse(send, refusal, call)
 
     async def probe(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The start-up probes of Claude Code, sent without credentials."""
@@ -218,7 +226,7 @@ class AnthropicDoor:
             self._head(scope, call)
             raise NotServed(f"This gateway does not serve {scope['path']}.")
         except Refusal as refusal:
-            await refuse(send, refusal, call.request_id, self.pipeline.budget(call))
+            await self._refuse(send, refusal, call)
 
 
 async def _json(

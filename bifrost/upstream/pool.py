@@ -59,6 +59,8 @@ class Exchange(Protocol):
     def headers(self) -> list[tuple[bytes, bytes]]: ...
     @property
     def complete(self) -> bool: ...
+    @property
+    def received(self) -> int: ...
     async def read(self) -> bytes: ...
     def read_nowait(self) -> bytes | None: ...
     async def read_all(self, limit: int) -> bytes: ...
@@ -112,6 +114,10 @@ class Upstreams:
         if pool is None:
             pool = self._pools[key] = self._open(address, network)
         return Origin(pool, address, prefix)
+
+    def pools(self) -> list[tuple[str, Pool | ProxiedPool]]:
+        """Every pool with the ``host:port`` it leads to."""
+        return [(address.authority, pool) for (address, _), pool in self._pools.items()]
 
     async def retain(self, origins: Iterable[Origin], timeout_s: float) -> None:
         """Drop the pools none of these origins uses, after their exchanges or ``timeout_s``."""

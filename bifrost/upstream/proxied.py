@@ -189,6 +189,11 @@ class ProxiedExchange:
         content = self._response.content
         return self._failure is None and content.is_eof() and content.exception() is None
 
+    @property
+    def received(self) -> int:
+        """Bytes of the body so far."""
+        return self._response.content.total_bytes
+
     async def read(self) -> bytes:
         """Next body bytes; ``b""`` at the complete end; ``WAKE`` if ``wake()`` came first."""
         data = self.read_nowait()

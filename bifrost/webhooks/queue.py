@@ -281,6 +281,31 @@ class Queue:
         return [Delivery(*row) for row in rows]
 
 
+def backlog(data_dir: Path) -> dict[tuple[str, str], int]:
+    """How many messages there are by (webhook, state), for any process that only looks.
+
+    StoreError if unreadable; nothing where there are no webhooks.
+    """
+    path = data_dir / FILE
+    if not path.exists():
+        return {}
+    try:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
+        try:
+            rows = db.execute(
+                "SELECT w.name, s.column1, (SELECT COUNT(*) FROM deliveries d"
+                " WHERE d.webhook = w.name AND d.state = s.column1)"
+                " FROM webhooks w, (VALUES ('waiting'), ('parked')) s"
+            ).fetchall()
+        finally:
+            db.close()
+    except sqlite3.Error as error:
+        if "no such table" in str(error):  # it is being made
+            return {}
+        raise StoreError(f"Cannot read {path}: {error}.") from error
+    return {(name, state): count for name, state, count in rows}
+
+
 def _receiver(url: str) -> str:
     """Where messages go, without a path, which may hold a token."""
     parts = urlsplit(url)

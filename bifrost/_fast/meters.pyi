@@ -1,0 +1,13 @@
+from typing import Any, final
+
+ROW: int
+SLOW_NS: tuple[int, ...]
+QUICK_NS: tuple[int, ...]
+PLACES: dict[str, int]
+
+@final
+class Meter:
+    def __init__(self, buffer: Any, offset: int) -> None: ...
+    def add(self, index: int, number: int) -> None: ...
+    def set(self, index: int, number: int) -> None: ...
+    def row(self) -> list[int]: ...
