@@ -60,7 +60,10 @@ check: $(VENV)/.checked
 count: $(VENV)/.tested
 	$(BIN)/python -m benchmarks.instructions --check $(ARGS)
 
-bench: $(VENV)/.tested
+$(VENV)/.benched: $(VENV)/.tested
+	$(call extras,bench)
+
+bench: $(VENV)/.benched
 	$(BIN)/python -m benchmarks $(ARGS)
 
 annotate: $(VENV)/.made

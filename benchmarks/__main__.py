@@ -14,12 +14,16 @@ from types import FrameType
 
 from benchmarks import machine
 from benchmarks.measures import Measures
+from benchmarks.peers import roster
 from benchmarks.processes import ROOT, BenchError
-from benchmarks.report import Report, markdown, summarise, write
-from benchmarks.stage import MEASURES, Options, Sample, Stage
+from benchmarks.report import write
+from benchmarks.result import Report, summarise
+from benchmarks.stage import ASKED, MEASURES, Options, Sample, Stage
+from benchmarks.tables import markdown
 
 RESULTS = ROOT / "benchmarks" / "results"
-RUNS = 66  # of one repeat, at most; used for the time limit only
+LONG = ("crowd", "heavy")  # not in a quick run
+RUNS = 120  # of one repeat, at most; used for the time limit only
 
 
 def options(arguments: Sequence[str] | None = None) -> tuple[Options, Path | None]:
@@ -28,7 +32,9 @@ def options(arguments: Sequence[str] | None = None) -> tuple[Options, Path | Non
     parser.add_argument("--quick", action="store_true", help="about a minute, rough figures")
     parser.add_argument("--seconds", type=float, help="of one run (2; quick: 1)")
     parser.add_argument("--repeats", type=int, help="of everything (3; quick: 1)")
-    parser.add_argument("--only", choices=MEASURES, action="append", help="may be repeated")
+    parser.add_argument("--only", choices=(*MEASURES, *ASKED), action="append",
+                        help="may be repeated; soak runs only when it is asked for")  # fmt: skip
+    parser.add_argument("--minutes", type=float, default=20.0, help="of a soak (20)")
     parser.add_argument(
         "--out", type=Path,
         help="folder for the results; a full run writes to benchmarks/results by itself",
@@ -37,11 +43,16 @@ def options(arguments: Sequence[str] | None = None) -> tuple[Options, Path | Non
     usual = (1.0, 1) if asked.quick else (2.0, 3)
     seconds = usual[0] if asked.seconds is None else asked.seconds
     repeats = usual[1] if asked.repeats is None else asked.repeats
+    if not 0.1 <= asked.minutes <= 100_000:
+        parser.error("--minutes must be 0.1 to 100000")
     if not 0.1 <= seconds <= 600 or not 1 <= repeats <= 100:
         parser.error("--seconds must be 0.1 to 600 and --repeats 1 to 100")
     full = not asked.quick and not asked.only
-    chosen = tuple(name for name in MEASURES if not asked.only or name in asked.only)
-    found = Options(seconds=seconds, repeats=repeats, quick=asked.quick, measures=chosen)
+    chosen = MEASURES if not asked.only else tuple(dict.fromkeys(asked.only))
+    if asked.quick and not asked.only:
+        chosen = tuple(name for name in MEASURES if name not in LONG)
+    found = Options(seconds=seconds, repeats=repeats, quick=asked.quick, measures=chosen,
+                    minutes=asked.minutes)  # fmt: skip
     return found, asked.out or (RESULTS if full else None)
 
 
@@ -53,7 +64,7 @@ def run(wanted: Options) -> Report:
     with tempfile.TemporaryDirectory(prefix="bifrost-bench-") as name:
         folder = Path(name)
         with Stage(folder, wanted) as stage:
-            absent = [*([] if stage.nginx else ["nginx"]), *([] if stage.load.wrk else ["wrk"])]
+            absent = [*roster.absent(), *([] if stage.load.wrk else ["wrk"])]
             for missing in absent:
                 say(f"WARNING: {missing} is not installed; it is not in these figures")
             for sample in Measures(stage, say).samples():
@@ -92,7 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):  # a shell may have SIGINT ignored
         signal.signal(number, _terminated)
     signal.signal(signal.SIGALRM, _too_long)
-    signal.alarm(round(60 + 2 * RUNS * wanted.repeats * (wanted.seconds + 1)))
+    length = 2 * RUNS * wanted.repeats * (wanted.seconds + 1)
+    if "soak" in wanted.measures:
+        length += 2 * 60 * wanted.minutes
+    signal.alarm(round(300 + length))
     try:
         report = run(wanted)
     except KeyboardInterrupt:
@@ -103,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     finally:
         signal.alarm(0)
-    print(markdown(report))
+    print(markdown(report), end="")
     if out is not None:
         say(f"written: {write(report, out)} and latest.md")
     for text in report.errors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import msgspec
 
@@ -31,10 +32,10 @@ class Case(msgspec.Struct, frozen=True):
             *self.headers,
         ]
 
-    def message(self, host: str, path: str) -> bytes:
-        """The whole request as it goes over the wire."""
+    def message(self, host: str, path: str, more: Sequence[tuple[str, str]] = ()) -> bytes:
+        """The whole request as it goes over the wire, with more headers that a target needs."""
         lines = [f"POST {path} HTTP/1.1", f"host: {host}"]
-        lines += [f"{name}: {value}" for name, value in self.all_headers()]
+        lines += [f"{name}: {value}" for name, value in (*self.all_headers(), *more)]
         lines.append(f"content-length: {len(self.body)}")
         return "\r\n".join(lines).encode() + b"\r\n\r\n" + self.body
 

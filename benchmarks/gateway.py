@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from benchmarks.answer import await_answer
 from benchmarks.cases import KEY
 from benchmarks.load import Target
 from benchmarks.processes import (
@@ -20,6 +21,7 @@ from benchmarks.processes import (
     Cores,
     Server,
     children,
+    free_port,
     has_event_loop,
     pin,
 )
@@ -31,15 +33,15 @@ _TOTAL = re.compile(r"^bifrost_(\w+)_seconds_(sum|count) (\S+)$", re.M)
 _LAG = re.compile(r"^bifrost_steward_lag_seconds (\S+)$", re.M)
 
 
-def configuration(upstream: str) -> dict[str, object]:
-    """One worker, one provider; budgets on customer, team, user and key."""
+def configuration(upstream: str, workers: int = 1) -> dict[str, object]:
+    """One provider; budgets on customer, team, user and key."""
     return {
-        "server": {"workers": 1, "log_level": "warning", "shutdown_timeout_s": 1},
+        "server": {"workers": workers, "log_level": "warning", "shutdown_timeout_s": 1},
         "providers": {
             "anthropic": {
                 "type": "anthropic",
                 "keys": [{"name": "bench", "value": "sk-ant-not-a-real-key"}],
-                "network": {"base_url": upstream},
+                "network": {"base_url": upstream, "max_connections": 8192},
             }
         },
         "governance": {
@@ -82,45 +84,58 @@ class Timing(msgspec.Struct, frozen=True):
 
 
 class Gateway:
-    """``bifrost serve`` with one worker: the worker on the proxy core, the rest on the other."""
+    """``bifrost serve``: the worker on the proxy core, the rest on the other.
 
-    def __init__(self, folder: Path, upstream: str, cores: Cores) -> None:
+    A second worker goes to the other core too; more are dealt out in turns.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        upstream: str,
+        cores: Cores,
+        *,
+        workers: int = 1,
+        patience: float = START_S,
+    ) -> None:
         folder.mkdir(parents=True)
         config = folder / "bifrost.json"
-        config.write_text(json.dumps(configuration(upstream)))
+        config.write_text(json.dumps(configuration(upstream, workers)))
+        self._port = free_port()
         command = [*BIFROST, "serve", "--config", str(config), "--data-dir", str(folder / "data")]
-        self._server = Server("gateway", [*command, "--port", "0"], folder, cores.load)
+        began = time.monotonic()
+        self._server = Server("gateway", [*command, "--port", str(self._port)], folder, cores.load)
+        route = "/anthropic/v1/messages"
+        self.target = Target("bifrost", "127.0.0.1", self._port, route, route, {})
         try:
-            url = self._server.await_output(r"listens on (http://127\.0\.0\.1:\d+)")
-            self._port = urlsplit(url).port or 0
-            self._await_health()
-            pids = self._roles()
+            await_answer(self.target, patience, self._server.check)
+            self.start_s = time.monotonic() - began  # until the first governed answer
+            self.target.pids.update(self._roles(workers))
         except BaseException:
             self.stop()
             raise
-        pin(pids["worker"], cores.proxy)
-        route = "/anthropic/v1/messages"
-        self.target = Target("bifrost", "127.0.0.1", self._port, route, route, pids)
+        for number, pid in enumerate(self.workers()):
+            pin(pid, (cores.proxy, cores.load)[number % 2])
 
-    def _roles(self) -> dict[str, int]:
-        """The supervisor and its two children, told apart by who runs an event loop."""
-        found = {"supervisor": self._server.pid}
-        for child in children(self._server.pid):
-            found["worker" if has_event_loop(child) else "steward"] = child
-        if len(found) != 3:
-            raise BenchError(f"expected one worker and one steward, found {found}")
-        return found
+    def workers(self) -> list[int]:
+        """The workers' process ids."""
+        return [pid for name, pid in self.target.pids.items() if name.startswith("worker")]
 
-    def _await_health(self) -> None:
+    def _roles(self, workers: int) -> dict[str, int]:
+        """The supervisor and its children, told apart by who runs an event loop."""
         deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            self._server.check()
-            try:
-                if self._get("/health")[0] == 200:
-                    return
-            except OSError:
-                time.sleep(0.02)
-        raise BenchError(f"the gateway is not healthy:\n{self._server.tail()}")
+        while True:
+            young = children(self._server.pid)
+            loops = [child for child in young if has_event_loop(child)]
+            if len(loops) == workers and len(young) == workers + 1:
+                break
+            if time.monotonic() > deadline:
+                raise BenchError(f"expected {workers} workers and a steward, found {young}")
+            time.sleep(0.02)
+        names = ["worker", *(f"worker{n}" for n in range(2, workers + 1))]
+        [steward] = set(young) - set(loops)
+        return {**dict(zip(names, loops, strict=True)), "steward": steward,
+                "supervisor": self._server.pid}  # fmt: skip
 
     def _get(self, path: str) -> tuple[int, str]:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)

@@ -17,6 +17,7 @@ from benchmarks.processes import ROOT, BenchError, Cores, finish
 
 SCRIPT = ROOT / "benchmarks" / "wrk" / "messages.lua"
 PATIENCE_S = 20.0
+STREAMED = ("x-bench-stream", "1")  # by this the fixed provider knows what the body asks for
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -28,6 +29,7 @@ class Target(msgspec.Struct, frozen=True):
     whole: str
     stream: str
     pids: dict[str, int] = {}
+    headers: tuple[tuple[str, str], ...] = ()
 
     @property
     def main(self) -> str:
@@ -37,6 +39,14 @@ class Target(msgspec.Struct, frozen=True):
     def path(self, case: Case) -> str:
         """The path for this kind of request."""
         return self.stream if case.stream else self.whole
+
+    def more(self, case: Case) -> tuple[tuple[str, str], ...]:
+        """Headers beside the case's own."""
+        return (*self.headers, STREAMED) if case.stream else self.headers
+
+    def message(self, case: Case) -> bytes:
+        """A request of that kind as this target is sent it."""
+        return case.message(f"{self.host}:{self.port}", self.path(case), self.more(case))
 
 
 class WrkResult(msgspec.Struct, frozen=True):
@@ -80,7 +90,7 @@ class Load:
         plan = Plan(
             host=target.host,
             port=target.port,
-            message=case.message(f"{target.host}:{target.port}", target.path(case)),
+            message=target.message(case),
             rate=rate,
             connections=connections,
             seconds=seconds,
@@ -102,7 +112,9 @@ class Load:
             seconds + PATIENCE_S,
             BIFROST_KEY=KEY,
             BIFROST_BODY=str(body),
-            BIFROST_HEADERS="\n".join(f"{name}: {value}" for name, value in case.headers),
+            BIFROST_HEADERS="\n".join(
+                f"{name}: {value}" for name, value in (*case.headers, *target.more(case))
+            ),
             BIFROST_RESULT=str(result),
         )  # fmt: skip
         found = msgspec.json.decode(result.read_bytes(), type=WrkResult)

@@ -9,7 +9,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from benchmarks import nginx
+from benchmarks.peers import roster
 from benchmarks.processes import ROOT, TICKS, Cores
 
 PACKAGES = ("uvicorn", "uvloop", "httptools", "starlette", "lmdb", "msgspec", "orjson", "blake3")
@@ -26,7 +26,7 @@ def facts(cores: Cores, wrk: str | None, folder: Path) -> dict[str, object]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "wrk": _said([wrk, "-v"], r"wrk (\S+)") if wrk else None,
-        "nginx": nginx.version(),
+        "peers": roster.versions(),
         "commit": commit(),
         "store": _filesystem(folder),
     }

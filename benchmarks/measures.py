@@ -7,11 +7,20 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from benchmarks.cases import EVENTS, Case, cases, paced
+from benchmarks.gathering import gathered
+from benchmarks.household import idle, starts
+from benchmarks.load import Target
+from benchmarks.peers import roster
+from benchmarks.peers.peer import Peer
+from benchmarks.processes import BenchError
+from benchmarks.soak import soak
 from benchmarks.stage import Sample, Stage
 
 FEW = 2  # events of the short stream that the long one is compared with
 FIRST_BYTE_RATE = 200  # streams/s when the first byte is timed
 FULL_RATE = 5000
+CROWD = 2000  # streams at the same time
+TRIES, LEAST_SHARE = 4, 0.25  # until both of two workers have a part of the connections
 HOPELESS = 0.9  # of a rate: what stays below it is not tried again
 
 
@@ -28,8 +37,8 @@ class Measures:
     def samples(self) -> Iterator[Sample]:
         """Every sample, repeat by repeat; a short warm-up of each proxy comes before."""
         wanted = self._stage.options.measures
-        if wanted != ("governance",):
-            for target in self._stage.targets():
+        if {"closed", "single", "open"} & set(wanted):
+            for target in self._stage.fixed.targets():
                 self._stage.generated(target, cases()[0], 0, min(0.5, self._seconds))
         if "open" in wanted or "governance" in wanted:
             yield self._generator()
@@ -39,8 +48,8 @@ class Measures:
                 yield from getattr(self, f"_{name}")(repeat)
 
     def _generator(self) -> Sample:
-        """How fast the generator and the mock are by themselves on the core they share."""
-        case, target = cases()[0], self._stage.mock.target
+        """How fast the generator and the provider are by themselves on the core they share."""
+        case, target = cases()[0], self._stage.fixed.provider.target
         values, _ = self._stage.generated(target, case, 0, self._seconds)
         return Sample(
             measure="generator", case=case.name, target=target.name, repeat=0, values=values
@@ -49,20 +58,55 @@ class Measures:
     def _closed(self, repeat: int) -> Iterator[Sample]:
         for case in cases():
             row = []
-            for target in self._stage.targets():
+            for target in self._stage.fixed.targets():
                 values = self._stage.closed(target, case, self._seconds)
                 row.append(self._sample("closed", case, target.name, repeat, values))
             yield from compared(row)
 
-    def _open(self, repeat: int) -> Iterator[Sample]:
-        chosen = [case for case in cases() if not self._stage.options.quick or "1k" in case.name]
-        for case in chosen:
-            for rate in self._stage.options.rates:
-                yield from compared(list(self._row("open", case, rate, repeat)))
+    def _heavy(self, repeat: int) -> Iterator[Sample]:
+        """Slow peers: each is started once, does all its repeats and is ended."""
+        if repeat:
+            return
+        for kind in roster.found(heavy=True):
+            try:
+                yield from self._one_heavy(kind)
+            except BenchError as error:
+                self._stage.errors.append(f"{kind.name}: {error}")
 
-    def _row(self, measure: str, case: Case, rate: int, repeat: int) -> Iterator[Sample]:
+    def _one_heavy(self, kind: type[Peer]) -> Iterator[Sample]:
+        with self._stage.heavy(kind) as peer:
+            values = {"start_ms": peer.start_s * 1e3}
+            yield self._sample("start", cases()[0], kind.name, 0, values)
+            self._stage.closed(peer.target, cases()[0], self._seconds)
+            for number in range(self._stage.options.repeats):
+                for case in cases():
+                    values = self._stage.closed(peer.target, case, self._seconds)
+                    yield self._sample("closed", case, kind.name, number, values)
+
+    def _single(self, repeat: int) -> Iterator[Sample]:
+        """One connection that never waits: what a lone client feels."""
+        row, case = [], cases()[0]
+        for target in self._stage.fixed.targets():
+            values, _ = self._stage.generated(target, case, 0, self._seconds, 1)
+            row.append(self._sample("single", case, target.name, repeat, values))
+        yield from compared(row)
+
+    def _open(self, repeat: int) -> Iterator[Sample]:
+        """The small request at every rate for all; the others at the full rate beside nginx."""
+        stage = self._stage
+        for rate in stage.options.rates:
+            targets = stage.fixed.targets()
+            yield from compared(list(self._row("open", cases()[0], rate, repeat, targets)))
+        if not stage.options.quick:
+            targets = stage.fixed.targets("bifrost", "nginx")
+            for case in cases()[1:]:
+                yield from compared(list(self._row("open", case, FULL_RATE, repeat, targets)))
+
+    def _row(
+        self, measure: str, case: Case, rate: int, repeat: int, targets: list[Target]
+    ) -> Iterator[Sample]:
         """The same timetable for every target that kept it so far."""
-        for target in self._stage.targets():
+        for target in targets:
             place = (case.name, rate, target.name)
             if place in self._unreachable:
                 continue
@@ -97,14 +141,63 @@ class Measures:
     def _stream(self, repeat: int) -> Iterator[Sample]:
         """CPU per stream and per event in a closed loop; the first byte on a slow timetable."""
         row = []
-        for target in self._stage.proxies():
+        for target in self._stage.paced.proxies():
             long, _ = self._stage.generated(target, paced(EVENTS), 0, self._seconds)
             short, _ = self._stage.generated(target, paced(FEW), 0, self._seconds)
             per_event = (long["cpu_us"] - short["cpu_us"]) / (EVENTS - FEW)
             values = {**long, "short_cpu_us": short["cpu_us"], "event_us": per_event}
             row.append(self._sample("stream", paced(EVENTS), target.name, repeat, values))
         yield from compared(row)
-        yield from compared(list(self._row("first", paced(EVENTS), FIRST_BYTE_RATE, repeat)))
+        targets, rate = self._stage.paced.targets(), FIRST_BYTE_RATE
+        yield from compared(list(self._row("first", paced(EVENTS), rate, repeat, targets)))
+
+    def _start(self, repeat: int) -> Iterator[Sample]:
+        """From the command to the first answer, on a fresh data directory."""
+        for name, seconds in starts(self._stage, f"start-{repeat}"):
+            yield self._sample("start", cases()[0], name, repeat, {"start_ms": seconds * 1e3})
+
+    def _workers(self, repeat: int) -> Iterator[Sample]:
+        """CPU per request of one worker and of two on different cores over the same data."""
+        for count in (1, 2):
+            name = f"bifrost, {count} worker{'s' * (count > 1)}"
+            for attempt in range(TRIES):
+                values = self._shared(f"workers-{count}-{repeat}-{attempt}", count)
+                both = count == 1 or LEAST_SHARE < values["second_share"] < 1 - LEAST_SHARE
+                yield self._sample("workers", cases()[0], name, repeat, values, reached=both)
+                if both:
+                    break
+
+    def _shared(self, name: str, count: int) -> dict[str, float]:
+        """One run with so many workers, and who of them did how much."""
+        gateway, case = self._stage.fresh_gateway(name, count), cases()[0]
+        try:
+            self._stage.generated(gateway.target, case, 0, min(0.5, self._seconds), 64)
+            values, _ = self._stage.generated(gateway.target, case, 0, self._seconds, 64)
+        finally:
+            gateway.stop()
+        second = values.get("worker2_us", 0.0)
+        values["each_cpu_us"] = values["cpu_us"] + second
+        values["second_share"] = second / values["each_cpu_us"]
+        return values
+
+    def _idle(self, repeat: int) -> Iterator[Sample]:
+        """What a gateway takes that nobody asks, by process."""
+        found = idle(self._stage, f"idle-{repeat}", 2.5 * self._seconds)
+        for name, values in found.items():
+            yield self._sample("idle", cases()[0], name, repeat, values)
+
+    def _crowd(self, repeat: int) -> Iterator[Sample]:
+        """Many streams at the same time; once, because it takes long."""
+        if not repeat:
+            row = []
+            for name, values in gathered(self._stage, CROWD, 4 * self._seconds):
+                row.append(self._sample("crowd", paced(EVENTS), name, repeat, values))
+            yield from compared(row)
+
+    def _soak(self, repeat: int) -> Iterator[Sample]:
+        """Long, so only when asked for, and once."""
+        if not repeat:
+            yield from soak(self._stage, self._stage.options.minutes)
 
     @staticmethod
     def _sample(
@@ -133,15 +226,23 @@ def compared(row: list[Sample]) -> list[Sample]:
     return [_compared(sample, by_name) for sample in row]
 
 
+ADDED = (
+    *("p50_us", "p90_us", "p99_us", "p999_us", "first_p50_us", "first_p99_us"),
+    *("chunk_p50_us", "chunk_p99_us"),
+)
+
+
 def _compared(sample: Sample, row: dict[str, Sample]) -> Sample:
     extra = {}
-    direct, peer = row.get("direct"), row.get("nginx")
-    if direct is not None and sample is not direct and sample.reached and sample.rate:
-        for name in ("p50_us", "p90_us", "p99_us", "p999_us", "first_p50_us", "first_p99_us"):
+    direct = row.get("direct")
+    if direct is not None and sample is not direct and sample.reached:
+        for name in ADDED:
             if name in sample.values:
                 extra[f"added_{name}"] = sample.values[name] - direct.values[name]
-    if peer is not None and sample.target == "bifrost" and sample.reached:
+    for peer, mark in (("nginx", "x"), ("envoy", "x_envoy")):
+        if peer not in row or not sample.reached or sample.target in ("direct", peer):
+            continue
         for name in ("cpu_us", "event_us"):
-            if peer.values.get(name, 0) > 0:
-                extra[f"x_{name.removesuffix('_us')}"] = sample.values[name] / peer.values[name]
+            if (base := row[peer].values.get(name, 0)) > 0 and name in sample.values:
+                extra[f"{mark}_{name.removesuffix('_us')}"] = sample.values[name] / base
     return msgspec.structs.replace(sample, values={**sample.values, **extra})

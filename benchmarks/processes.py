@@ -7,6 +7,7 @@ import functools
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -57,7 +58,14 @@ def _settle_in(core: int | None) -> None:
 class Server:
     """A command that serves until ``stop``; its output goes to ``<folder>/<name>.log``."""
 
-    def __init__(self, name: str, arguments: Sequence[str], folder: Path, core: int | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        folder: Path,
+        core: int | None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
         with self.log.open("ab") as log:
@@ -66,7 +74,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment(),
+                env={**environment(), **(variables or {})},
                 cwd=folder,
                 start_new_session=True,
                 preexec_fn=functools.partial(_settle_in, core),
@@ -134,6 +142,13 @@ def finish(arguments: Sequence[str], core: int, seconds: float, **variables: str
     if done.returncode:
         raise BenchError(f"{arguments[0]} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     return done.stdout
+
+
+def free_port() -> int:
+    """A port on 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 def children(pid: int) -> list[int]:

@@ -1,20 +1,29 @@
-"""The stage: mock, gateway and nginx running side by side, and samples taken of them in turn."""
+"""The stage: providers and proxies running side by side, and samples taken of them in turn."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import functools
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
 
-from benchmarks import nginx
 from benchmarks.cases import Case
+from benchmarks.fixed import provider
 from benchmarks.gateway import Gateway, Mock
+from benchmarks.lineup import Lineup, Provider
 from benchmarks.load import Load, Target
 from benchmarks.openloop import Outcome
+from benchmarks.peers import roster
+from benchmarks.peers.peer import Peer
 from benchmarks.processes import Cores, Window, resident_bytes
 
-MEASURES = ("closed", "open", "governance", "stream")
+MEASURES = (
+    *("closed", "single", "open", "governance", "stream"),
+    *("start", "workers", "idle", "crowd", "heavy"),
+)
+ASKED = ("soak",)  # only when asked for
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +35,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     measures: tuple[str, ...] = MEASURES
     connections: int = 16
     rates: tuple[int, ...] = (500, 5000)
+    minutes: float = 20.0  # of a soak
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +53,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     values: dict[str, float]
     rate: int = 0
     reached: bool = True
+    series: tuple[tuple[float, float], ...] = ()  # of a soak: seconds since its start, RSS in MB
 
 
 class Stage:
@@ -58,37 +69,44 @@ class Stage:
         self._stack = ExitStack()
 
     def __enter__(self) -> Stage:
-        try:
-            self.mock = Mock(self.folder, self.cores.load)
-            self._stack.callback(self.mock.stop)
-            self.gateway = self.fresh_gateway("gateway")
-            self._stack.callback(self.gateway.stop)
-            self.nginx: nginx.Nginx | None = None
-            if (program := nginx.find()) is not None:
-                upstream = f"127.0.0.1:{self.mock.target.port}"
-                self.nginx = nginx.Nginx(program, upstream, self.folder, self.cores.proxy)
-                self._stack.callback(self.nginx.stop)
-        except BaseException:
-            self._stack.close()
-            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def fresh_gateway(self, name: str) -> Gateway:
-        """Another gateway before the same mock; the caller stops it."""
-        gateway = Gateway(self.folder / name, self.mock.url, self.cores)
+    @functools.cached_property
+    def fixed(self) -> Lineup:
+        """The provider with fixed answers and every light proxy before it."""
+        return self._lineup("fixed", provider(self.folder, self.cores.load))
+
+    @functools.cached_property
+    def paced(self) -> Lineup:
+        """The mock provider, which can send streams at a pace, and every light proxy before it."""
+        return self._lineup("paced", Mock(self.folder, self.cores.load))
+
+    @contextmanager
+    def heavy(self, kind: type[Peer]) -> Iterator[Peer]:
+        """A slow peer by itself before the mock provider, ended afterwards."""
+        upstream = self.paced.provider.url.removeprefix("http://")
+        peer = kind(upstream, self.folder, self.cores.proxy)
+        try:
+            yield peer
+        finally:
+            peer.stop()
+
+    def _lineup(self, name: str, source: Provider) -> Lineup:
+        light = roster.found(heavy=False)
+        made = Lineup(source, self.folder / f"{name}-lineup", self.cores, light)
+        self._stack.callback(made.close)
+        self._gateways[made.gateway.target.port] = made.gateway
+        return made
+
+    def fresh_gateway(self, name: str, workers: int = 1) -> Gateway:
+        """Another gateway before the provider with fixed answers; the caller stops it."""
+        url = self.fixed.provider.url
+        gateway = Gateway(self.folder / name, url, self.cores, workers=workers)
         self._gateways[gateway.target.port] = gateway
         return gateway
-
-    def proxies(self) -> list[Target]:
-        """The gateway, and nginx if it is there."""
-        return [self.gateway.target, *([self.nginx.target] if self.nginx else [])]
-
-    def targets(self) -> list[Target]:
-        """The mock itself, then the proxies before it."""
-        return [self.mock.target, *self.proxies()]
 
     def closed(self, target: Target, case: Case, seconds: float) -> dict[str, float]:
         """One closed-loop run with its CPU accounting."""
@@ -97,14 +115,20 @@ class Stage:
         return self._figures(target, case, outcome, window, books)
 
     def generated(
-        self, target: Target, case: Case, rate: int, seconds: float
+        self,
+        target: Target,
+        case: Case,
+        rate: int,
+        seconds: float,
+        connections: int | None = None,
     ) -> tuple[dict[str, float], bool]:
         """One run of the built-in generator (closed loop for rate 0), and whether it kept time."""
         window, books = self._windows(target)
         if rate:
             outcome = self.load.open(target, case, rate, seconds)
         else:
-            outcome = self.load.generated(target, case, 0, seconds, self.load.connections)
+            several = connections or self.load.connections
+            outcome = self.load.generated(target, case, 0, seconds, several)
         figures = self._figures(target, case, outcome, window, books)
         figures["late_p50_us"] = outcome.late.p50
         figures["late_p99_us"] = outcome.late.p99

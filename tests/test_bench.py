@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,15 +16,23 @@ import msgspec
 import pytest
 import uvloop
 
-from benchmarks import nginx, view
+from benchmarks import crowd, readme, view
 from benchmarks.__main__ import RESULTS, options
 from benchmarks.cases import Case, cases, paced
+from benchmarks.fixed import provider
+from benchmarks.gathering import Pacing
 from benchmarks.load import Load, Target
 from benchmarks.measures import compared
 from benchmarks.openloop import Outcome, Plan, carry_out
+from benchmarks.peers import roster
+from benchmarks.peers.envoy import configuration
+from benchmarks.peers.peer import Peer
 from benchmarks.processes import ROOT, BenchError, Cores, Server, finish
-from benchmarks.report import Report, markdown, summarise
-from benchmarks.stage import Options, Sample
+from benchmarks.report import join, read, write
+from benchmarks.result import Report, summarise
+from benchmarks.soak import growth
+from benchmarks.stage import MEASURES, Options, Sample
+from benchmarks.tables import markdown
 from tests.running import RunningMock
 
 COMMAND = [sys.executable, "-m", "benchmarks"]
@@ -103,17 +112,81 @@ def test_the_load_reaches_a_target_with_or_without_wrk(mock: RunningMock, tmp_pa
         assert outcome.errors == 0
 
 
-def test_nginx_forwards_whole_answers_and_streams(mock: RunningMock, tmp_path: Path) -> None:
-    if (program := nginx.find()) is None:
-        pytest.skip("nginx is not installed")
-    running = nginx.Nginx(program, mock.url.removeprefix("http://"), tmp_path, Cores.allowed().load)
+@pytest.mark.parametrize("kind", roster.PEERS, ids=lambda kind: kind.name)
+def test_a_peer_forwards_whole_answers_and_streams(
+    kind: type[Peer], mock: RunningMock, tmp_path: Path
+) -> None:
+    if kind.find() is None:
+        pytest.skip(f"NOT TESTED: {kind.name} IS NOT INSTALLED")
+    if kind.heavy and "BIFROST_BENCH_CACHE" not in os.environ:
+        pytest.skip(f"NOT TESTED: {kind.name} takes long to start; set BIFROST_BENCH_CACHE")
+    assert kind.version()
+    core = Cores.allowed().load
+    running = kind(mock.url.removeprefix("http://"), tmp_path, core)
     try:
+        assert running.start_s > 0
         load = Load(tmp_path, Cores.allowed(), 4)
         for case in cases():
-            outcome = load.generated(running.target, case, 100, 0.2, 4)
-            assert (outcome.answered, outcome.errors) == (20, 0)
+            outcome = load.generated(running.target, case, 20, 0.5, 4)
+            assert (outcome.answered, outcome.errors) == (10, 0)
     finally:
         running.stop()
+    assert not inside(tmp_path)
+
+
+def test_an_absent_peer_is_named_and_its_script_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BIFROST_BENCH_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert {"envoy", "litellm", "portkey"} <= set(roster.absent())
+    assert roster.versions()["portkey"] is None
+    command = [sys.executable, "-m", "benchmarks.peers.litellm", "start", "--upstream", "a:1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("litellm is not installed")
+
+
+def test_envoy_is_told_where_the_provider_is() -> None:
+    resources = configuration(8080, "127.0.0.1:9000")["static_resources"]
+    text = json.dumps(resources["clusters"])
+    assert '"port_value": 9000' in text and "8080" not in text
+    assert '"port_value": 8080' in json.dumps(resources["listeners"])
+
+
+def test_the_fixed_provider_answers_what_clients_understand(tmp_path: Path) -> None:
+    source = provider(tmp_path, Cores.allowed().load)
+    try:
+        for case in cases():
+            with socket.create_connection(("127.0.0.1", source.target.port), 10) as sock:
+                sock.sendall(source.target.message(case))
+                got = b""
+                while not got.endswith((b"}", b"0\r\n\r\n")) or b"\r\n\r\n" not in got:
+                    got += sock.recv(65536)
+            head, _, body = got.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            if case.stream:
+                assert b"chunked" in head and b"message_stop" in body
+            else:
+                assert json.loads(body)["usage"]["output_tokens"] > 0
+    finally:
+        source.stop()
+
+
+def test_every_stream_of_a_crowd_is_checked(tmp_path: Path) -> None:
+    folder = tmp_path / "pacer"
+    pacing = Pacing(6, folder, Cores.allowed().load)
+    try:
+        message = pacing.target.message(cases()[2])
+        asked = crowd.Plan(host="127.0.0.1", port=pacing.target.port, message=message,
+                           streams=60, chunks=6)  # fmt: skip
+        outcome = crowd.Crowd(asked).run()
+        assert (outcome.whole, outcome.lost, outcome.events) == (60, 0, 360)
+        assert outcome.delay.p50 > 0
+        short = crowd.Crowd(msgspec.structs.replace(asked, chunks=7, streams=2)).run()
+        assert (short.whole, short.lost) == (0, 2)
+    finally:
+        pacing.stop()
 
 
 def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
@@ -136,7 +209,7 @@ def sample(target: str, cpu: float, p50: float = 0.0, **changes: Any) -> Sample:
 def report(samples: list[Sample], **changes: Any) -> Report:
     """A report of these samples."""
     facts = {"commit": "abc", "cpu": "a CPU", "cores": 2, "kernel": "6", "python": "CPython",
-             "packages": {}, "nginx": None, "wrk": None, "store": "ext4",
+             "packages": {}, "peers": {"nginx": None}, "wrk": None, "store": "ext4",
              "proxy_core": 0, "load_core": 1}  # fmt: skip
     base = Report(
         started="2026-11-24T03:00:00+00:00", seconds=1.0, options=Options(seconds=1, repeats=1),
@@ -171,6 +244,46 @@ def test_what_is_absent_or_went_wrong_is_said() -> None:
     text = markdown(report([sample("bifrost", 1)], absent=("nginx",), errors=("3 answers",)))
     assert "**nginx is not installed: not measured**" in text
     assert "**error: 3 answers**" in text
+
+
+def test_runs_of_one_commit_are_joined_and_drawn(tmp_path: Path) -> None:
+    rows = [sample("direct", 20, 100), sample("bifrost", 90, 350), sample("nginx", 30, 200)]
+    first = report(
+        compared([msgspec.structs.replace(row, measure="closed", rate=0) for row in rows])
+    )
+    second = report(compared(rows), errors=("3 answers",))
+    path = write(join([first, second]), tmp_path)
+    assert len(read(path).samples) == 6
+    text = (tmp_path / "latest.md").read_text()
+    assert "## Latency" in text and "## CPU per request" in text and "3 answers" in text
+    pytest.importorskip("matplotlib", reason="NOT TESTED: no plots without matplotlib")
+    assert (tmp_path / "latest.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "latest.svg").read_text()
+    assert "latest.svg" in text
+    other = report([], machine={**first.machine, "commit": "def"})
+    with pytest.raises(BenchError, match="different commits"):
+        join([first, other])
+
+
+def test_the_readme_shows_the_figures_of_the_result_it_names() -> None:
+    found = readme.BLOCK.search(readme.README.read_text())
+    assert found is not None
+    assert found[2] == readme.block(read(ROOT / found[1])), "python -m benchmarks.readme RESULT"
+
+
+def test_memory_that_only_grew_at_first_is_flat() -> None:
+    flat = [(float(at), min(50.0 + at, 60.0)) for at in range(100)]
+    assert growth(flat) == {"first_mb": 54.5, "last_mb": 60.0, "growth_share": 0.0}
+    leak = [(float(at), 50.0 + at) for at in range(100)]
+    assert growth(leak)["growth_share"] > 0.3
+
+
+def test_a_soak_is_only_run_when_asked_for() -> None:
+    assert options([])[0].measures == MEASURES
+    assert "soak" not in MEASURES
+    assert options(["--only", "soak", "--minutes", "3"])[0].minutes == 3
+    with pytest.raises(SystemExit):
+        options(["--minutes", "0"])
 
 
 def test_only_a_full_run_writes_by_itself() -> None:
@@ -208,11 +321,12 @@ def test_a_short_run_measures_governance_inside_the_gateway(tmp_path: Path) -> N
     row = next(row for row in written.summary if row.measure == "governance")
     assert row.target == "bifrost"
     timed = row.values["governance_count"].median
-    assert timed == row.values["requests"].median == row.values["settle_count"].median > 0
+    asked = row.values["requests"].median + 1  # and the one that found the gateway ready
+    assert timed == asked == row.values["settle_count"].median > 1
     for name in ("governance_p50_us", "admit_p99_us", "settle_mean_us", "cpu_us", "steward_us"):
         assert row.values[name].median > 0, name
     assert {"cpu", "kernel", "python", "packages", "commit"} <= written.machine.keys()
-    assert (out / "latest.md").read_text() == done.stdout.removesuffix("\n")
+    assert (out / "latest.md").read_text().startswith(done.stdout)
     assert not inside(tmp_path)
 
 
