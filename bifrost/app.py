@@ -32,6 +32,7 @@ from bifrost.config.load import (
     Loaded,
     Stamp,
     default_settings,
+    digest,
     load,
     stamp,
     with_default_providers,
@@ -162,6 +163,8 @@ class App:
                 if token := admin_token.mint(core.directory):
                     print(f"Admin token, shown once: {token}", file=sys.stderr)
                 core.start_steward()
+            else:
+                core.recorder.stands_in = False
             server = settings.server
             self._pipeline = Pipeline(
                 core.governor,
@@ -193,6 +196,7 @@ class App:
             data_dir=core.data_dir,
             directory=core.directory,
             gate=core.gate,
+            recorder=core.recorder,
             identifier=core.identifier,
             pricing=core.pricing,
             settings=lambda: core.settings,
@@ -242,6 +246,8 @@ class App:
                 await self._keeper
         core, self.core = self.core, None
         if core is not None:
+            if self._api is not None:
+                await self._api.tell(everything=True)
             await core.upstreams.close()
             await asyncio.to_thread(core.close)
         if self._mock is not None:
@@ -257,6 +263,8 @@ class App:
             self.core.keep()
             if self._pulse is not None:
                 self._pulse.beat()
+            if self._api is not None:
+                await self._api.tell()
             known = len(self.core.identifier.keyring)
             if self.hall is not None and known > settled + settled // 4 + GRANTS_SETTLED:
                 gc.freeze()  # a million grants would be looked through again and again
@@ -281,9 +289,14 @@ class App:
             settings = with_default_providers(load(self.source).settings)
             settings = self._prepare(settings) if self._prepare else settings
             settings = await self._with_mock(settings)
+            before = digest(core.settings)
             if self._steward:
                 self._show(core.declare(settings))
             core.configure(settings)
+            if self._steward and digest(settings) != before:
+                await asyncio.to_thread(
+                    core.recorder.life, "configure", digest(settings), before=before
+                )
         except (BifrostError, OSError) as error:
             log.error("the new configuration is not used", extra={"error": str(error)})
             return

@@ -17,7 +17,7 @@ from bifrost._fast.density import Densities
 from bifrost._fast.gate import Gate, GateError
 from bifrost.alerts.thresholds import Thresholds
 from bifrost.audit import policy
-from bifrost.config.load import Stamp, stamp
+from bifrost.config.load import Stamp, digest, stamp
 from bifrost.config.settings import Network, Provider, Settings
 from bifrost.errors import BifrostError, ConfigError, StoreError
 from bifrost.governance import declared
@@ -31,6 +31,7 @@ from bifrost.metering.catalogue import Catalogue
 from bifrost.meters import Meters
 from bifrost.pricing import Pricing
 from bifrost.providers.table import Credential, Host
+from bifrost.recorder import Recorder
 from bifrost.routing.targets import Alias, Router
 from bifrost.steward import serve_steward
 from bifrost.tally import Tally
@@ -55,13 +56,22 @@ def open_gate(data_dir: Path, directory: Directory | None = None) -> Gate:
 @contextmanager
 def stores(data_dir: Path) -> Iterator[tuple[Directory, Gate]]:
     """The directory, its changes recorded, and the gate of a data directory, for a short time."""
+    with recording(data_dir) as (directory, gate, _):
+        yield directory, gate
+
+
+@contextmanager
+def recording(data_dir: Path) -> Iterator[tuple[Directory, Gate, Recorder]]:
+    """The same, and what records."""
     gates: list[Gate] = []
-    directory = Directory(data_dir, lambda *change: policy.record(gates[0], *change))
+    recorder = Recorder(data_dir, lambda: gates[0])
+    directory = Directory(data_dir, recorder.change, recorder.turn)
     try:
         gates.append(open_gate(data_dir, directory))
         try:
-            yield directory, gates[0]
+            yield directory, gates[0], recorder
         finally:
+            recorder.close()
             gates[0].close()
     finally:
         directory.close()
@@ -73,7 +83,8 @@ class Core:
     def __init__(self, settings: Settings, data_dir: Path) -> None:
         make_folder(data_dir)
         self.data_dir = data_dir
-        self.directory = Directory(data_dir, lambda *change: policy.record(self.gate, *change))
+        self.recorder = Recorder(data_dir, lambda: self.gate)
+        self.directory = Directory(data_dir, self.recorder.change, self.recorder.turn)
         try:
             self.gate = open_gate(data_dir, self.directory)
         except BaseException:
@@ -94,7 +105,7 @@ class Core:
         self._laying = threading.Lock()  # new lanes, one after the other
         self.generation = 0
         self._stop = threading.Event()
-        self._tells = self._courier = False
+        self._tells = self._courier = self._lives = False
         self._threads: list[threading.Thread] = []
         try:
             lanes = self._configured(settings)
@@ -203,6 +214,7 @@ class Core:
         """What is due once a second: changes nobody told of, prices, and what is yet to settle."""
         self.identifier.refresh()
         self.refresh_prices()
+        self.governor.tell()
         if self.gate.unpaid:
             try:
                 self.gate.pay()
@@ -216,6 +228,9 @@ class Core:
 
     def start_steward(self) -> None:
         """Offers this process as steward of the data directory, and as its courier, in threads."""
+        self.recorder.life("start", digest(self.settings))
+        self._lives = True
+        self.recorder.stands_in = False  # from now on there is a steward
         thresholds = Thresholds(
             self.data_dir,
             self.gate,
@@ -257,9 +272,15 @@ class Core:
 
     def close(self) -> None:
         """Stops the steward and the courier, flushes and closes the stores."""
+        if hasattr(self, "governor"):  # else it could not be opened
+            self.governor.tell(everything=True)
+        if self._lives:
+            self._lives = False
+            self.recorder.life("stop", digest(self.settings))
         self._stop.set()
         for thread in self._threads:
             thread.join(10)
+        self.recorder.close()
         self.meters.close()
         self.gate.close()
         self.directory.close()

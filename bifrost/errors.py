@@ -72,6 +72,7 @@ class Refusal(BifrostError):
     kind: Anthropic ``error.type``.
     retryable: whether ``x-should-retry`` says true.
     retry_after: seconds until a retry can succeed, or None.
+    key: id of the virtual key, where one was recognised but lets nobody in.
     level, resets_at: for limits: which level refused and the Unix second of its reset.
     """
 
@@ -83,6 +84,7 @@ class Refusal(BifrostError):
     gemini_status: ClassVar[int] = 400
     gemini_kind: ClassVar[str] = "INVALID_ARGUMENT"
     retryable: bool = False
+    key: str | None = None
 
     def __init__(
         self,

@@ -14,8 +14,16 @@ from typing import Any
 from bifrost._fast.desk import Desk
 from bifrost._fast.gate import Exhausted, GateError
 from bifrost.audit import events
+from bifrost.audit.tally import Tally
 from bifrost.call import Call
-from bifrost.errors import FieldBlocked, InvalidRequest, Refusal
+from bifrost.errors import (
+    FieldBlocked,
+    InvalidRequest,
+    Refusal,
+    VirtualKeyBlocked,
+    VirtualKeyNotFound,
+    VirtualKeyRequired,
+)
 from bifrost.governance.admission import Treasury, check_fields
 from bifrost.identify import Grant, Identifier
 from bifrost.lanes import Lane, Lanes
@@ -43,6 +51,7 @@ class Governor:
         looked for."""
         self.identifier = identifier
         self.treasury = treasury
+        self.tally = Tally()
         self._renew = renew
         self._known = -1  # the policy epoch of the last ``renew``
         self.desk = Desk(treasury.gate, identifier.keyring)
@@ -61,9 +70,40 @@ class Governor:
     def identify(self, call: Call) -> Grant:
         """Finds the grant of a call; raises the credential's refusal."""
         head = call.head
-        grant = self.identifier.identify(head.credential, head.foreign_credential)
+        try:
+            grant = self.identifier.identify(head.credential, head.foreign_credential)
+        except (VirtualKeyRequired, VirtualKeyNotFound, VirtualKeyBlocked) as refusal:
+            self._turned_away(call, refusal)
+            raise
         call.grant = grant
         return grant
+
+    def _turned_away(self, call: Call, refusal: Refusal) -> None:
+        """Records who was not let in; what is repeated is only counted."""
+        credential, known = call.head.credential, refusal.key
+        unknown = credential is not None and known is None
+        event = self.tally.note(
+            events.Authentication(
+                at=call.at, door="models", outcome="refused", code=refusal.code, key=known,
+                credential=self.identifier.digest(credential).hex()[:16] if unknown else None,
+                client=call.client.decode() if call.client is not None else None,
+                request=call.request_id,
+            )
+        )  # fmt: skip
+        if event is not None:
+            self._put(event)
+
+    def tell(self, *, everything: bool = False) -> None:
+        """Records what was counted of those who were not let in; call it about once a second."""
+        for event in self.tally.due(everything=everything):
+            self._put(event)
+
+    def _put(self, event: events.Event) -> None:
+        """A refusal must reach its client also where it cannot be recorded."""
+        try:
+            self.treasury.gate.append(events.encode(event), time.time_ns())
+        except Exception as error:
+            log.error("a refusal could not be recorded", extra={"error": str(error)})
 
     def still(self, call: Call) -> Refusal | None:
         """Why a call under way may not go on (its key was taken back), or None."""
@@ -221,10 +261,7 @@ class Governor:
             event.session = head.session[:256].decode("latin-1")
         if head.user_agent is not None:
             event.agent = head.user_agent[:120].decode("latin-1")
-        try:
-            self.treasury.gate.append(events.encode(event), time.time_ns())
-        except Exception as error:  # the refusal itself must still reach the client
-            log.error("a refusal could not be recorded", extra={"error": str(error)})
+        self._put(event)
 
     def settle(self, call: Call, usage: Usage | None, outcome: str) -> int:
         """Books what a call used (None: nothing) at every level and spends its ticket; nano-USD.

@@ -175,6 +175,10 @@ class Identifier:
             self.keyring.put(credential, grant)
         return _live(grant)
 
+    def digest(self, credential: bytes) -> bytes:
+        """The keyed digest of a credential."""
+        return self._directory.digest(credential)
+
     def look_up(self, credential: bytes | None, foreign: bool = False) -> Grant:
         """The same past the cache, from any thread."""
         if credential is None:
@@ -199,9 +203,11 @@ class Identifier:
             )
         for kind, entity in chain:
             if not entity.is_active:
-                raise VirtualKeyBlocked(
+                blocked = VirtualKeyBlocked(
                     f"The {LEVEL[kind]} {entity.name!r} is disabled; ask your platform team."
                 )
+                blocked.key = chain[0][1].id
+                raise blocked
         return Grant(chain)
 
 
@@ -216,7 +222,9 @@ def _required(foreign: bool) -> VirtualKeyRequired:
 def _live(grant: Grant) -> Grant:
     """The grant, unless its time is over."""
     if grant.expires_ns and time.time_ns() >= grant.expires_ns:
-        raise VirtualKeyBlocked(
+        expired = VirtualKeyBlocked(
             f"Virtual key {grant.key.name!r} has expired; ask your platform team for a new one."
         )
+        expired.key = grant.key.id
+        raise expired
     return grant

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from bifrost._fast.gate import Gate, GateError
+from bifrost._fast.gate import Gate
 from bifrost.audit import events, policy
 from bifrost.errors import Conflict, NotFound, Stale, StoreError
 from bifrost.governance.price_list import Entry, PriceList, PriceState, PriceTable
@@ -213,12 +213,7 @@ class Pricing:
             at=now, actor=policy.actor(), before=old.digest, digest=new.digest,
             changes=tuple(texts), reason=policy.reason(), client=policy.client(),
         )  # fmt: skip
-        try:
-            self._gate.append(events.encode(event), now)
-        except GateError as error:
-            raise StoreError(
-                f"The change of prices cannot be recorded, so it is not made: {error}."
-            ) from error
+        policy.put(self._gate, event, "The change of prices cannot be recorded, so it is not made")
 
 
 def _stored(state: PriceState) -> tuple[Override, ...]:

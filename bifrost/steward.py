@@ -20,6 +20,7 @@ import msgspec
 
 from bifrost._fast.gate import Gate, alive
 from bifrost.audit import events
+from bifrost.audit.clock import Clock
 from bifrost.audit.events import Event
 from bifrost.audit.log import Log, Reader
 from bifrost.audit.notary import Notary
@@ -34,6 +35,7 @@ from bifrost.usage.view import UsageView
 log = logging.getLogger("bifrost.steward")
 BATCH = 2048
 COMMIT_S = 0.04  # events are gathered for so long, then flushed to the disk together
+LOOK_S = 0.004  # how soon it is seen that somebody waits for that
 REST_S = 1.0  # after a failure
 RESTS_S = {"_sign": 30.0}  # after a failure that a person has to mend
 SWEEP_S = 2.0
@@ -78,6 +80,7 @@ class Steward:
         self._known: set[tuple[str | None, ...]] = set()
         self._rests: dict[str, float] = {}
         self._swept = 0.0
+        self._clock = Clock()
         self._cell = 0
         self._try(self._open_view)
 
@@ -97,6 +100,7 @@ class Steward:
         batch = self._gate.outbox(self._log.last_seq, BATCH)
         if not batch:
             self._gate.bar(0)
+            self._gate.assure(self._log.last_seq)
             return 0
         entries = [events.sequenced(raw, sequence) for sequence, raw in batch]
         try:
@@ -105,6 +109,7 @@ class Steward:
             self._gate.bar(getattr(error.__cause__, "errno", None) or errno.EIO)
             raise
         self._gate.bar(0)
+        self._gate.assure(batch[-1][0])
         self._gate.forget(batch[-1][0])
         self._remember(first, entries)
         return len(batch)
@@ -144,6 +149,15 @@ class Steward:
         first = self._log.append(entries)
         self._remember(first, entries)
         return first
+
+    def _check_clock(self) -> int:
+        """Records that the wall clock was set."""
+        step = self._clock.step()
+        if step:
+            self._add([events.encode(events.ClockStep(at=time.time_ns(), step=step))])
+            self._clock.accept()
+            log.warning("the wall clock was set", extra={"by_s": step / 1e9})
+        return 0
 
     def _from(self, start: int) -> tuple[list[tuple[int, Event]], int]:
         """Events from a log index on, and the index behind them."""
@@ -325,14 +339,21 @@ class Steward:
                 self._swept = time.monotonic()
                 self._try(self.sweep)
                 self._try(self.tend)
+            self._try(self._check_clock)
             moved = self._try(self._record)
             moved += self._try(self._observe) + self._try(self._report) + self._try(self._sign)
             if moved < BATCH:
-                stop.wait(max(0.0, due - time.monotonic()))
+                self._gather(stop, due)
         try:
             self.drain()
         except Exception as error:
             log.error("events are left for the next start", extra={"error": str(error)})
+
+    def _gather(self, stop: threading.Event, due: float) -> None:
+        """Waits for more events until ``due``, shorter while somebody waits for the disk."""
+        while (left := due - time.monotonic()) > 0 and not self._gate.urgent:
+            if stop.wait(min(left, LOOK_S)):
+                return
 
     def close(self) -> None:
         """Has the log signed to its end; closes it, the view and what observers hold."""

@@ -25,9 +25,9 @@ from bifrost.app import App, needs_mock, with_mock_url
 from bifrost.audit.observer import Observer
 from bifrost.audit.policy import acting
 from bifrost.child import SIGNALS, Child, told_to_stop
-from bifrost.config.load import Stamp, load, stamp, with_default_providers
+from bifrost.config.load import Stamp, digest, load, stamp, with_default_providers
 from bifrost.config.settings import Settings
-from bifrost.core import open_gate, stores
+from bifrost.core import open_gate, recording, stores
 from bifrost.errors import BifrostError, ConfigError
 from bifrost.governance import declared
 from bifrost.governance.directory import Directory
@@ -83,6 +83,17 @@ class Supervisor:
             return succession.heirloom(self._left)
         return binding.bind(self.settings.server)
 
+    def tell(self, action: str, before: str | None = None) -> None:
+        """Records that the gateway begins, ends or takes up another configuration."""
+        try:
+            with recording(self.data_dir) as (_, _, recorder):
+                recorder.life(
+                    action, digest(self.settings), before=before,
+                    workers=self.settings.server.workers,
+                )  # fmt: skip
+        except BifrostError as error:
+            log.error("that the gateway lives is not recorded", extra={"error": str(error)})
+
     def declare(self, settings: Settings) -> list[declared.Minted]:
         """Brings the configured entities into the directory."""
         with stores(self.data_dir) as (directory, _), acting("config"):
@@ -121,6 +132,7 @@ class Supervisor:
             self._adopt_mock(left.mock_url, left.mock_pid)
         elif needs_mock(self.settings):
             self.start_mock()
+        self.tell("start")
         steward = Child("steward", self._steward)
         workers = [
             Child(f"worker {n + 1}", lambda: self._worker(sock))
@@ -225,6 +237,8 @@ class Supervisor:
         old = self.settings
         self.settings = self._complete(msgspec.structs.replace(loaded, server=old.server))
         self._renew(old)
+        if digest(old) != digest(self.settings):
+            self.tell("configure", digest(old))
         for child in self.children:
             if child.name.startswith("worker") and child.pid:
                 os.kill(child.pid, signal.SIGHUP)
@@ -253,6 +267,8 @@ class Supervisor:
         others = [child for child in self.children if child not in workers]
         old = [Child("old worker", lambda: None, pid) for pid in succession.reap(self._old)]
         for group in (workers + old, others):
+            if group is others:
+                self.tell("stop")  # while the steward is there to sign it
             for child in group:
                 if child.pid:
                     os.kill(child.pid, signal.SIGTERM)

@@ -18,6 +18,7 @@ class Admin:
         assert found is not None, gateway.output
         self.token = found[0]
         self.url = gateway.url
+        self.data_dir = gateway.data_dir
         self.client = httpx.Client(
             base_url=f"{gateway.url}/api", headers={"authorization": f"Bearer {self.token}"}
         )

@@ -18,7 +18,7 @@ ROOMS = {"routing", "governance", "translate", "providers", "upstream", "meterin
 ORDER = {"identify", "lanes", "governor", "line", "watch", "pipeline"}
 WINGS = {
     *("usage", "steward", "mock", "logs", "listener", "farewell", "succession", "binding", "child"),
-    *("stewardship", "standin", "tally"),
+    *("stewardship", "standin", "tally", "recorder"),
     *("recovery", "reconciliation", "admin", "pricing", "alerts", "webhooks"),
 }
 TOP = {"core", "metrics", "app", "offer", "doors", "embedding", "supervisor", "cli"}
@@ -40,10 +40,11 @@ MAY = {
     "usage": LEAVES | {"audit", "governance", "metering"},
     "pricing": LEAVES | {"audit", "governance", "metering"},
     "stewardship": set(),
+    "recorder": LEAVES | {"audit", "stewardship"},
     "steward": LEAVES | {"audit", "usage", "governance", "stewardship"},
     "standin": LEAVES | {"audit", "usage", "governance", "steward", "stewardship"},
     "recovery": LEAVES | {"audit", "governance", "identify", "stewardship"},
-    "admin": LEAVES | ROOMS | {"identify", "lanes", "usage", "pricing"},
+    "admin": LEAVES | ROOMS | {"identify", "lanes", "usage", "pricing", "recorder"},
     "reconciliation": LEAVES | {"audit", "governance", "identify", "recovery"},
     "tally": LEAVES | {"audit"},
     "alerts": LEAVES | {"audit", "governance"},

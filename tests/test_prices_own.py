@@ -148,19 +148,19 @@ def test_the_table_of_an_older_package_is_kept(tmp_path: Path) -> None:
         pricing = Pricing(directory.prices, gate)
         assert usd(pricing.publish(None)) == 3_000_000
         assert usd(pricing.catalogue(older.digest)) == 7_000_000
-        (event,) = told([raw for _, raw in gate.outbox(0, 10)])
+        (event,) = told([raw for _, raw in Reader(tmp_path).read(0, 10)])
         assert event.changes[0].startswith("catalogue: older (2025-01-01) -> litellm")
         assert event.digest == LISTED.digest
 
 
-def test_a_change_is_recorded_or_not_made(opened: tuple[Directory, Gate]) -> None:
+def test_a_change_is_recorded_or_not_made(opened: tuple[Directory, Gate], tmp_path: Path) -> None:
     directory, gate = opened
     pricing = Pricing(directory.prices, gate)
     with acting("admin", "contract of 2026"):
         entry = pricing.put("local/*", {"input": "1", "output": "2"})
         pricing.put("local/*", {"output": "2", "input": "1"})  # the same: nothing to tell
     assert (entry.actor, entry.reason) == ("admin", "contract of 2026")
-    (event,) = told([raw for _, raw in gate.outbox(0, 10)])
+    (event,) = told([raw for _, raw in Reader(tmp_path / "data").read(0, 10)])
     assert (event.actor, event.reason) == ("admin", "contract of 2026")
     assert event.digest == pricing.current().digest
     assert event.changes == ("store local/*: none -> input 1, output 2",)

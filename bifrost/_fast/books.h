@@ -315,11 +315,15 @@ out:
 }
 
 /* Appends an event that moves no money. */
-static inline int led_append(ledger *l, const char *event, size_t size, int64_t now_ns) {
+static inline int led_append(ledger *l, const char *event, size_t size, int64_t now_ns,
+                             uint64_t *sequence) {
     int code = led_lock(l);
     if (code) return code;
     code = led_event(l, event, size, now_ns);
-    if (code == 0) led_commit(l);
+    if (code == 0) {
+        led_commit(l);
+        *sequence = l->head->last;
+    }
     led_unlock(l);
     return code;
 }

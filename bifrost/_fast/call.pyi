@@ -23,6 +23,7 @@ class Call:
     tap: Any
     watcher: Any
     cut: Any
+    testimony: Any
     ticket: Any
     body: bytes
     encoding: bytes | None

@@ -101,6 +101,8 @@ typedef struct {
     uint64_t redo_count;
     struct { uint64_t at, value; } redo[LED_REDO];
     uint64_t barred;                /* errno for which nobody is let in, 0: open; a single store */
+    uint64_t assured;               /* events up to this number are in the log, on the disk */
+    uint64_t urged;                 /* up to this number somebody waits for that */
 } led_header;
 
 typedef struct {

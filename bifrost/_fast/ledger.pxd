@@ -22,7 +22,7 @@ cdef extern from "ledger.h" nogil:
 
     ctypedef struct led_header:
         uint64_t identity, clean, head, tail, last, cells_used, meters_used, meters_free
-        uint64_t records_used, freed, barred
+        uint64_t records_used, freed, barred, assured, urged
         char boot[40]
 
     ctypedef struct led_meter:
@@ -88,6 +88,6 @@ cdef extern from "books.h" nogil:
                    int64_t input, int64_t output, const char *event, size_t size, int64_t now_ns)
     int led_adjust(ledger *, const led_slot *, int n, int64_t delta, const char *event, size_t size,
                    int64_t now_ns, int *which)
-    int led_append(ledger *, const char *event, size_t size, int64_t now_ns)
+    int led_append(ledger *, const char *event, size_t size, int64_t now_ns, uint64_t *sequence)
     int led_wait(ledger *, uint64_t owner, uint32_t cell, int64_t now_ns, uint32_t *place)
     int led_quit(ledger *, uint64_t owner, uint32_t place)

@@ -45,21 +45,51 @@ cdef class Outbox(Accounts):
         return <int>self.books.head.barred
 
     def append(self, bytes event, int64_t now_ns, *, bint admitting=False):
-        """Appends an event that moves no money (a refusal, an administrative act).
+        """Appends an event that moves no money (a refusal, an administrative act); its number.
 
         ``admitting``: of what is only done if it can be recorded; not while nobody is let in.
         """
+        cdef uint64_t sequence = 0
         cdef int code
         self._require()
         if admitting:
             self._require_open()
         while True:
-            code = led_append(&self.books, PyBytes_AS_STRING(event), PyBytes_GET_SIZE(event), now_ns)
+            code = led_append(&self.books, PyBytes_AS_STRING(event), PyBytes_GET_SIZE(event),
+                              now_ns, &sequence)
             if code != LED_NO_ROOM:
                 break
             self._spill()
         if code:
             raise GateError("cannot append to the outbox", code)
+        return sequence
+
+    def assure(self, uint64_t upto):
+        """Tells all processes that events up to number ``upto`` are in the log, on the disk."""
+        self._require()
+        if self.books.head.assured < upto:
+            self.books.head.assured = upto
+
+    def urge(self, uint64_t upto):
+        """Whether events up to ``upto`` are on the disk; if not, their writer is told to hurry."""
+        self._require()
+        if self.books.head.assured >= upto:
+            return True
+        if self.books.head.urged < upto:        # one that is lost here comes with the next look
+            self.books.head.urged = upto
+        return False
+
+    @property
+    def urgent(self):
+        """Whether somebody waits for events to be on the disk."""
+        self._require()
+        return self.books.head.urged > self.books.head.assured
+
+    @property
+    def newest(self):
+        """The number of the newest event of all."""
+        self._require()
+        return self.books.head.last
 
     cdef int _spill(self) except -1:
         """The ring is full, so nobody drains it: moves what is in it to LMDB."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote, unquote
 
@@ -30,8 +31,10 @@ from bifrost.admin import (
 )
 from bifrost.admin.access import Access
 from bifrost.admin.problems import Problem
-from bifrost.admin.table import Ask, House, Operation, Reply
+from bifrost.admin.table import OWN_KEY, PUBLIC, Ask, House, Operation, Reply
+from bifrost.audit import events
 from bifrost.audit.policy import acting
+from bifrost.audit.tally import Tally
 from bifrost.call import new_request_id
 from bifrost.config import documents
 from bifrost.errors import (
@@ -46,6 +49,7 @@ from bifrost.errors import (
 log = logging.getLogger("bifrost.admin")
 MOST_BYTES = 1 << 20
 RETRY_S = "5"
+ADMIN = "admin"  # who has the admin token
 JSON = "application/json"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _WITH_BODY = ("POST", "PUT")
@@ -72,6 +76,7 @@ class Api:
     def __init__(self, house: House) -> None:
         self._house = house
         self._access = Access(house.directory)
+        self._tally = Tally()
         self._paths: dict[tuple[str, ...], dict[str, Operation]] = {}
         for row in operations():
             self._paths.setdefault(row.segments, {})[row.method] = row
@@ -105,8 +110,7 @@ class Api:
                 f"This path takes {' or '.join(sorted(methods))}.",
                 headers={"allow": ", ".join(allowed)},
             )
-        client = request.client
-        self._access.require(operation, request.headers, client.host if client else "")
+        await self._let_in(operation, request, request_id)
         document = await _document(request) if request.method in _WITH_BODY else UNSET
         ask = Ask(
             operation=operation,
@@ -122,15 +126,62 @@ class Api:
         )
         if operation.body is not None and document is UNSET:
             raise Problem(400, "This needs a body: a JSON object.")
-        reply = await run_in_threadpool(self._done, ask)
+        try:
+            reply = await run_in_threadpool(self._done, ask)
+        except Problem as problem:
+            if operation.permission == OWN_KEY and problem.status in (401, 403):
+                await self._tell(operation, request, request_id, problem)
+            raise
         if reply.lines is not None:
             if request.method == "HEAD":
                 return Response(media_type=operation.media)
             return StreamingResponse(reply.lines, media_type=operation.media)
         return _response(reply)
 
+    async def _let_in(self, operation: Operation, request: Request, request_id: str) -> None:
+        """Raises the Problem that keeps a request out; who comes is recorded either way."""
+        client = request.client
+        try:
+            self._access.require(operation, request.headers, client.host if client else "")
+        except Problem as problem:
+            await self._tell(operation, request, request_id, problem)
+            raise
+        if operation.permission not in (PUBLIC, OWN_KEY):
+            await self._tell(operation, request, request_id, None)
+
+    async def _tell(
+        self, operation: Operation, request: Request, request_id: str, problem: Problem | None
+    ) -> None:
+        """Records that a request was let in or kept out before it is answered.
+
+        What is repeated within a minute is only counted. Raises StoreError.
+        """
+        client, told = self._house.client(request.scope), events.Authentication
+        event = self._tally.note(
+            told(
+                at=time.time_ns(), door="api", request=request_id,
+                client=client.decode() if client else None, outcome="allowed", actor=ADMIN,
+            )
+            if problem is None
+            else told(
+                at=time.time_ns(), door="api", request=request_id,
+                client=client.decode() if client else None, outcome="refused", code=problem.code,
+                what=operation.name,
+            )
+        )  # fmt: skip
+        if event is not None:
+            await run_in_threadpool(self._house.recorder.put, event, "request")
+
+    async def tell(self, *, everything: bool = False) -> None:
+        """Records what was only counted; to be called about once a second."""
+        for event in self._tally.due(everything=everything):
+            try:
+                await run_in_threadpool(self._house.recorder.put, event)
+            except (StoreError, GateError) as error:
+                log.error("who came is not recorded", extra={"error": str(error)})
+
     def _done(self, ask: Ask) -> Reply:
-        with acting("admin", f"request {ask.request_id}", ask.client):
+        with acting(ADMIN, f"request {ask.request_id}", ask.client):
             return ask.operation.handler(self._house, ask)
 
     def _find(self, segments: Sequence[str]) -> tuple[Mapping[str, Operation], dict[str, str]]:

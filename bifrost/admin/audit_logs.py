@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from bifrost.admin.queries import MOST_ROWS, Moment, Text, moment_ns
 from bifrost.admin.table import Ask, House, Operation, Reply
-from bifrost.audit import extracts, policy, proofs
+from bifrost.audit import extracts, proofs
 from bifrost.audit.extracts import Wanted
 from bifrost.audit.log import Reader
 from bifrost.audit.merkle import leaf
@@ -150,7 +150,7 @@ def entries(house: House, ask: Ask) -> Reply:
     wanted = _wanted(query)
     before = reader.end() if query.cursor is None else min(query.cursor, reader.end())
     first = max(0, before - query.limit)
-    policy.record_access(house.gate, "list", first, query.limit, _said(wanted))
+    house.recorder.access("list", first, query.limit, _said(wanted))
     page = extracts.newest(reader, wanted, query.limit, before)
     signed = _signed(reader.folder)
     items = tuple(_shown(index, entry, signed) for index, entry in page.entries)
@@ -168,7 +168,7 @@ def _index(house: House, ask: Ask) -> int:
 def one(house: House, ask: Ask) -> Reply:
     """One entry."""
     index, reader = _index(house, ask), _reader(house)
-    policy.record_access(house.gate, "show", index, 1)
+    house.recorder.access("show", index, 1)
     [(_, entry)] = reader.read(index, 1)
     return Reply(value=_shown(index, entry, _signed(reader.folder)))
 
@@ -176,7 +176,7 @@ def one(house: House, ask: Ask) -> Reply:
 def proof(house: House, ask: Ask) -> Reply:
     """The proof of one entry."""
     index = _index(house, ask)
-    policy.record_access(house.gate, "prove", index, 1)
+    house.recorder.access("prove", index, 1)
     return Reply(value=AuditProof(index=index, proof=proofs.prove(_reader(house).folder, index)))
 
 
@@ -200,9 +200,7 @@ def export(house: House, ask: Ask) -> Reply:
     wanted, end = _wanted(query), reader.end()
     if query.last is not None:
         end = min(end, query.last + 1)
-    policy.record_access(
-        house.gate, "export", query.first, max(0, end - query.first), _said(wanted)
-    )
+    house.recorder.access("export", query.first, max(0, end - query.first), _said(wanted))
     return Reply(lines=_lines(house.data_dir, query.first, end, wanted))
 
 

@@ -16,6 +16,7 @@ from bifrost.governance.directory import Directory
 from bifrost.identify import Grant, Identifier
 from bifrost.lanes import Lanes
 from bifrost.pricing import Pricing
+from bifrost.recorder import Recorder
 
 PUBLIC = "public"  # needs no credential
 OWN_KEY = "own virtual key"  # the virtual key that is asked about is the credential
@@ -40,6 +41,7 @@ class House(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Path
     directory: Directory
     gate: Gate
+    recorder: Recorder
     identifier: Identifier
     pricing: Pricing
     settings: Callable[[], Settings]

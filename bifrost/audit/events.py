@@ -13,6 +13,20 @@ from typing import Protocol
 
 import msgspec
 
+from bifrost.audit.acts import AuditAccess as AuditAccess
+from bifrost.audit.acts import Authentication as Authentication
+from bifrost.audit.acts import BudgetReached as BudgetReached
+from bifrost.audit.acts import ClockStep as ClockStep
+from bifrost.audit.acts import Content as Content
+from bifrost.audit.acts import Erasure as Erasure
+from bifrost.audit.acts import GatewayLife as GatewayLife
+from bifrost.audit.acts import Intent as Intent
+from bifrost.audit.acts import KeyHandover as KeyHandover
+from bifrost.audit.acts import PolicyChange as PolicyChange
+from bifrost.audit.acts import PriceChange as PriceChange
+from bifrost.audit.acts import Reconciled as Reconciled
+from bifrost.audit.acts import Withdrawn as Withdrawn
+
 MOST_LISTED = 2_048  # bytes of an event for the samplings of one request
 
 
@@ -90,129 +104,6 @@ class ModelAccess(
     first_byte_ns: int = 0
 
 
-class PolicyChange(
-    msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="type", tag="policy", gc=False
-):
-    """A customer, team, user or virtual key was changed: by whom, and from what to what.
-
-    ``action``: create, update, delete, rotate, revoke. ``before`` and ``after`` are SHA-256 hex
-    digests of the entity (``entity_digest``), None where there was or is none. ``client`` is the
-    address it was asked from, where it came by the API.
-    """
-
-    v: int = 1
-    seq: int = 0
-    at: int
-    actor: str
-    action: str
-    kind: str
-    id: str
-    name: str
-    before: str | None = None
-    after: str | None = None
-    reason: str = ""
-    client: str | None = None
-
-
-class BudgetReached(
-    msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="type", tag="budget", gc=False
-):
-    """The spending of a budget reached a share of its limit in a window.
-
-    ``level`` is the kind of the entity ``id`` that has the budget, ``threshold`` percent.
-    """
-
-    v: int = 1
-    seq: int = 0
-    at: int
-    budget: str
-    level: str
-    id: str
-    name: str
-    window_start: int
-    window_end: int
-    threshold: int
-    limit: int
-    settled: int
-
-
-class Reconciled(
-    msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="type", tag="reconciled", gc=False
-):
-    """An unsettled request got its true cost.
-
-    ``at`` is the request's own time, so that its window and its day are corrected, ``done_at`` that
-    of the correction. ``before`` is what was charged, ``cost`` the signed difference booked now.
-    """
-
-    v: int = 1
-    seq: int = 0
-    at: int
-    done_at: int
-    request: str
-    key: str
-    user: str | None = None
-    team: str | None = None
-    customer: str | None = None
-    model: str | None = None
-    provider: str | None = None
-    before: int = 0
-    cost: int = 0
-    reason: str = ""
-    actor: str
-
-
-class PriceChange(
-    msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="type", tag="prices", gc=False
-):
-    """Another price table is in use: the digests of the one before and of this one and, in short
-    texts, what became different, as ``store local/*: none -> input 1, output 2``."""
-
-    v: int = 1
-    seq: int = 0
-    at: int
-    actor: str
-    before: str = ""
-    digest: str
-    changes: tuple[str, ...] = ()
-    reason: str = ""
-    client: str | None = None
-
-
-class KeyHandover(
-    msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="type", tag="key_handover", gc=False
-):
-    """The key that signs the log names the next one: ``note`` is signed by the old key, the last
-    checkpoint of which ends with this entry. ``epoch`` is the number of the new key."""
-
-    v: int = 1
-    seq: int = 0
-    at: int
-    epoch: int
-    note: str
-
-
-class AuditAccess(
-    msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="type", tag="audit", gc=False
-):
-    """Entries of this log were read: by whom, and which.
-
-    ``action``: list, show, prove, export. ``first`` is the index of the first entry that was looked
-    at, ``count`` how many were asked for (0: all), ``filters`` what they had to fit.
-    """
-
-    v: int = 1
-    seq: int = 0
-    at: int
-    actor: str
-    action: str
-    first: int = 0
-    count: int = 0
-    filters: str = ""
-    reason: str = ""
-    client: str | None = None
-
-
 Event = (
     ModelAccess
     | PolicyChange
@@ -221,6 +112,13 @@ Event = (
     | PriceChange
     | KeyHandover
     | AuditAccess
+    | Withdrawn
+    | Authentication
+    | GatewayLife
+    | ClockStep
+    | Intent
+    | Content
+    | Erasure
 )
 
 

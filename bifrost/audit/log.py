@@ -68,6 +68,10 @@ class Log:
             os.close(self._fd)
         self._fd = -1
 
+    def is_current(self) -> bool:
+        """Whether the log is as this writer left it; else another one was at work meanwhile."""
+        return _acknowledged(self.folder) == self.next and self._first in segments(self.folder)
+
     # -- opening -----------------------------------------------------------------------------
 
     def _recover(self) -> None:

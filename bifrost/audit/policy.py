@@ -19,6 +19,7 @@ from bifrost.errors import StoreError
 _actor: ContextVar[str] = ContextVar("bifrost_actor", default="gateway")
 _reason: ContextVar[str] = ContextVar("bifrost_reason", default="")
 _client: ContextVar[str | None] = ContextVar("bifrost_client", default=None)
+_made: ContextVar[list[int] | None] = ContextVar("bifrost_made", default=None)
 
 
 class Named(Protocol):
@@ -74,23 +75,43 @@ def record(gate: Gate, action: str, kind: str, before: Any, after: Any) -> None:
         before=events.entity_digest(before), after=events.entity_digest(after),
         reason=reason(), client=client(),
     )  # fmt: skip
+    put(gate, event, "The change cannot be recorded, so it is not made")
+
+
+def put(gate: Gate, event: events.Event, complaint: str) -> int:
+    """Puts an event into the outbox and returns its number; raises StoreError with ``complaint``.
+
+    That it is on the disk is not said yet.
+    """
     try:
-        gate.append(events.encode(event), now, admitting=True)
+        sequence = gate.append(events.encode(event), time.time_ns(), admitting=True)
     except GateError as error:
-        raise StoreError(f"The change cannot be recorded, so it is not made: {error}.") from error
+        raise StoreError(f"{complaint}: {error}.") from error
+    made = _made.get()
+    if made is not None:
+        made.append(sequence)
+    return sequence
 
 
-def record_access(gate: Gate, action: str, first: int, count: int, filters: str = "") -> None:
+@contextmanager
+def collecting() -> Iterator[list[int]]:
+    """The numbers of the events that are put in this block."""
+    made: list[int] = []
+    was = _made.set(made)
+    try:
+        yield made
+    finally:
+        _made.reset(was)
+
+
+def record_access(gate: Gate, action: str, first: int, count: int, filters: str = "") -> int:
     """Puts a reading of the audit log into the outbox; raises StoreError, and then nothing is read.
 
-    The fields are those of ``events.AuditAccess``.
+    The fields are those of ``events.AuditAccess``. Returns the event's number.
     """
     now = time.time_ns()
     event = events.AuditAccess(
         at=now, actor=actor(), action=action, first=first, count=count, filters=filters,
         reason=reason(), client=client(),
     )  # fmt: skip
-    try:
-        gate.append(events.encode(event), now, admitting=True)
-    except GateError as error:
-        raise StoreError(f"The access cannot be recorded, so it is refused: {error}.") from error
+    return put(gate, event, "The access cannot be recorded, so it is refused")

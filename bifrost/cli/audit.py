@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from bifrost.admin.objects import whole as timestamp
-from bifrost.audit import extracts, policy
+from bifrost.audit import extracts
 from bifrost.audit.epochs import text as text_of
 from bifrost.audit.extracts import Wanted
 from bifrost.audit.log import FOLDER, Reader
@@ -23,7 +23,7 @@ from bifrost.audit.proofs import MOST_PROOF, check, prove
 from bifrost.audit.segments import segments
 from bifrost.audit.verdict import Damaged, Verdict
 from bifrost.audit.verify import Verification
-from bifrost.cli.store import json_option, opened, print_json, table
+from bifrost.cli.store import json_option, print_json, recorded, table
 from bifrost.cli.usage import Moment
 from bifrost.errors import BifrostError, StoreError
 
@@ -304,7 +304,8 @@ def show(
     with readable():
         folder = _folder(data_dir)
         reader = Reader(folder, folder=folder)
-        first = index if index is not None else max(0, reader.end() - limit)
+        before = reader.end() if before is None else before
+        first = index if index is not None else max(0, before - limit)
         _record(data_dir, "show", first, 1 if index is not None else limit, wanted)
         if index is not None:
             page = extracts.Page(reader.read(index, 1), None)
@@ -383,5 +384,5 @@ def _record(
     if (data_dir / "config").is_dir():
         filters = "" if wanted is None or wanted == Wanted() else msgspec.json.encode(wanted)
         text = filters if isinstance(filters, str) else filters.decode()
-        with opened(data_dir) as (_, gate):
-            policy.record_access(gate, action, first, count, text)
+        with recorded(data_dir) as (_, _, recorder):
+            recorder.access(action, first, count, text)

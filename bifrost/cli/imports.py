@@ -24,7 +24,6 @@ from bifrost.config.settings import instant_ns
 from bifrost.errors import BadRows, BifrostError, Conflict
 from bifrost.governance.directory import Directory
 from bifrost.governance.entities import ProviderRule, new_id, new_secret
-from bifrost.standin import standing_in
 
 BATCH = 20_000
 MOST_FAULTS = 20  # shown; the rest is counted
@@ -283,15 +282,12 @@ def import_keys(
             "made for them are written."
         )
     began = time.monotonic()
-    with opened(data_dir, create=True) as (directory, gate), _new(secrets) as out, \
-            standing_in(data_dir, gate, directory) as steward:  # fmt: skip
+    with opened(data_dir, create=True) as (directory, _), _new(secrets) as out:
         work = Import(sheet, directory, out)
         whole = ready(sheet)
         with click.progressbar(length=rows, file=sys.stderr, label="Importing") as bar:
             while batch := list(islice(whole, size)):
                 work.batch(batch, skip=skip_existing)
-                if steward is not None:
-                    steward.drain()
                 bar.update(len(batch))
     took = time.monotonic() - began
     left = f", {work.left:,} were there already" if skip_existing else ""

@@ -16,11 +16,12 @@ from bifrost._fast.gate import Gate
 from bifrost.admin import objects
 from bifrost.admin.objects import whole as timestamp
 from bifrost.audit.policy import acting
-from bifrost.core import stores
+from bifrost.core import recording
 from bifrost.errors import StoreError
 from bifrost.governance.directory import Directory
 from bifrost.governance.entities import Budget, Entity
 from bifrost.governance.environment import make_folder
+from bifrost.recorder import Recorder
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,14 +51,23 @@ def opened(
 
     ``reason`` is recorded with every change made in the block.
     """
+    with recorded(data_dir, create=create, reason=reason) as (directory, gate, _):
+        yield directory, gate
+
+
+@contextmanager
+def recorded(
+    data_dir: Path, *, create: bool = False, reason: str = ""
+) -> Iterator[tuple[Directory, Gate, Recorder]]:
+    """The same, and what records."""
     if not create and not (data_dir / "config").is_dir():
         raise StoreError(
             f"{data_dir} is not a data directory of Bifrost; name one with --data-dir, "
             "or start `bifrost serve` once to make it."
         )
     make_folder(data_dir)
-    with stores(data_dir) as (directory, gate), acting(f"cli:{_user()}", reason):
-        yield directory, gate
+    with recording(data_dir) as found, acting(f"cli:{_user()}", reason):
+        yield found
 
 
 def _user() -> str:

@@ -14,13 +14,14 @@ _META = "admin_token"
 def mint(directory: Directory) -> str | None:
     """A token for a directory that has none; None when there is one already."""
     token = PREFIX + secrets.token_urlsafe(32)
-    return token if directory.set_meta(_META, directory.digest(token.encode())) else None
+    digest = directory.digest(token.encode())
+    return token if directory.set_credential(_META, digest, overwrite=False) else None
 
 
 def replace(directory: Directory) -> str:
     """A new token; the old one stops working at once, in every process."""
     token = PREFIX + secrets.token_urlsafe(32)
-    directory.set_meta(_META, directory.digest(token.encode()), overwrite=True)
+    directory.set_credential(_META, directory.digest(token.encode()), overwrite=True)
     return token
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from bifrost.governance.bulletin import EVERYBODY, Bulletin
 from bifrost.governance.entities import (
     TYPES,
     Budget,
+    Credential,
     Entity,
     Kind,
     VirtualKey,
@@ -44,7 +45,13 @@ from bifrost.governance.shelves import Shelves
 if TYPE_CHECKING:
     import lmdb
 
-Record = Callable[[str, Kind, Entity | None, Entity | None], None]
+Record = Callable[[str, str, Any, Any], None]
+Turn = Callable[[], AbstractContextManager[Callable[[], None]]]
+
+
+@contextmanager
+def _unrecorded() -> Iterator[Callable[[], None]]:
+    yield lambda: None
 
 
 class Directory(Shelves):
@@ -52,11 +59,16 @@ class Directory(Shelves):
 
     ``record(action, kind, before, after)`` is called inside each transaction that changes an
     entity (action: create, update, delete, rotate, revoke); if it raises, nothing is changed.
+    ``turn()`` is entered around each of them; what it gives is called before the commit, and makes
+    sure that what was recorded lasts, or raises.
     """
 
-    def __init__(self, data_dir: Path, record: Record | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, record: Record | None = None, turn: Turn = _unrecorded
+    ) -> None:
         super().__init__(data_dir / "config")
         self._record = record
+        self._turn = turn
         self._touched: list[int] = []
         try:
             self._replays = Replays(self._env)
@@ -125,9 +137,10 @@ class Directory(Shelves):
         with self._bulletin.turn():
             before = self._env.revision()
             self._touched = []
-            with self._env.write() as txn:
+            with self._turn() as assure, self._env.write() as txn:
                 self._replays.begin(txn, once)
                 yield txn
+                assure()
             self._bulletin.announce(self._touched, before, self._env.revision())
 
     @contextmanager
@@ -308,6 +321,20 @@ class Directory(Shelves):
         """Stores such a fact, by default only if it is not there yet; tells whether it did."""
         with self._write() as txn:
             return bool(txn.put(name.encode(), value, db=self._meta, overwrite=overwrite))
+
+    def set_credential(self, name: str, value: bytes, *, overwrite: bool) -> bool:
+        """Stores the digest of an administrator's credential and records that; tells whether it
+        did: not over one that is there, unless ``overwrite``."""
+        with self._write() as txn:
+            stored = txn.get(name.encode(), db=self._meta)
+            if stored is not None and not overwrite:
+                return False
+            before = None if stored is None else Credential(id=name, digest=bytes(stored).hex())
+            if self._record is not None:
+                action = "create" if before is None else "rotate"
+                self._record(action, name, before, Credential(id=name, digest=value.hex()))
+            txn.put(name.encode(), value, db=self._meta)
+            return True
 
     def _store(self, txn: lmdb.Transaction, entity: Entity, old: Entity | None = None) -> None:
         self._follow(txn, old, entity)

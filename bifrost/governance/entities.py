@@ -161,6 +161,18 @@ class VirtualKey(Entity, frozen=True, kw_only=True, gc=False):
     allowed_fields: tuple[str, ...] | None = None
 
 
+class Credential(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What is recorded of an administrator's credential: ``digest`` is a keyed one."""
+
+    id: str
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """What it is called where changes are listed."""
+        return self.id.replace("_", " ")
+
+
 TYPES: dict[Kind, type[Entity]] = {
     "customer": Customer,
     "team": Team,
