@@ -141,6 +141,7 @@ async def gateway(folder: Path, upstream: str) -> tuple[App, int]:
     app = App(settings, folder, steward=False, native=True)
     await app.start()
     assert app.core is not None and app._keeper is not None
+    app.core.recorder.stands_in = True  # nobody is steward here
     app.core.declare(settings)
     app._keeper.cancel()  # its rounds fall where they fall
     config = uvicorn.Config(app, http=Listener, ws="none", lifespan="off", access_log=False,
