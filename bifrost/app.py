@@ -172,6 +172,7 @@ class App:
                     server.ping_interval_s, epoch=core.directory.epoch, still=core.governor.still
                 ),
                 broken_event,
+                core.witness,
                 debug_headers=server.debug_headers,
             )
             self._door = AnthropicDoor(

@@ -24,6 +24,7 @@ from bifrost.governance import declared
 from bifrost.governance.admission import Treasury
 from bifrost.governance.directory import Directory
 from bifrost.governance.environment import make_folder
+from bifrost.governance.vault import Vault
 from bifrost.governor import Governor
 from bifrost.identify import Identifier
 from bifrost.lanes import Lanes
@@ -37,6 +38,7 @@ from bifrost.steward import serve_steward
 from bifrost.tally import Tally
 from bifrost.upstream.pool import NetworkOptions, Origin, Upstreams
 from bifrost.webhooks.queue import enrol
+from bifrost.witness import Witness
 
 log = logging.getLogger("bifrost.core")
 
@@ -99,6 +101,7 @@ class Core:
         self.upstreams = Upstreams()
         self.identifier = Identifier(self.directory)
         self.treasury = Treasury(self.gate)
+        self.witness = Witness(self.gate, Vault(data_dir))
         self.pricing = Pricing(self.directory.prices, self.gate)
         self._priced: tuple[int, Stamp] = (-1, None)  # the revision and file our prices are of
         self._complaint = ""
@@ -150,7 +153,7 @@ class Core:
         self.generation += 1
         self.governor.lanes = Lanes(
             self._router(self.settings, catalogue), lanes.hosts, catalogue, self.generation,
-            self.densities, self.meters,
+            self.densities, self.meters, self.witness.attends,
         )  # fmt: skip
         log.info("prices changed", extra={"digest": catalogue.digest[:16]})
         return True
@@ -180,9 +183,13 @@ class Core:
         router = self._router(settings, catalogue)
         hosts = {name: self._host(name, provider) for name, provider in settings.providers.items()}
         self.settings = settings
+        self.witness.configure(settings.evidence)
         self.treasury.help_url = settings.help_url
         self.generation += 1
-        return Lanes(router, hosts, catalogue, self.generation, self.densities, self.meters)
+        return Lanes(
+            router, hosts, catalogue, self.generation, self.densities, self.meters,
+            self.witness.attends,
+        )  # fmt: skip
 
     @staticmethod
     def _router(settings: Settings, catalogue: Catalogue) -> Router:

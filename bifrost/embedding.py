@@ -95,6 +95,11 @@ class Gateway:
             raise InvalidRequest(f"The request is not valid: {error}") from None
         call.body = body
         self._core.governor.admit(call)
+        try:
+            self._core.witness.before_embedded(call)
+        except BaseException:
+            self._core.governor.settle(call, None, "error")
+            raise
         return Ticket(call)
 
     def settle(self, ticket: Ticket, usage: Usage | Mapping[str, Any] | bytes) -> int:

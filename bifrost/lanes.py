@@ -7,6 +7,7 @@ the grant; a policy change drops the grant, a configuration change drops the lan
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 from bifrost._fast.density import Densities, Density
 from bifrost._fast.desk import LaneBase
@@ -102,7 +103,10 @@ class Lanes:
         generation: int,
         densities: Densities,
         meters: Meters,
+        attends: Callable[[Grant], bool] = lambda _: False,
     ) -> None:
+        """``attends(grant)``: its calls must not be admitted by the desk alone."""
+        self._attends = attends
         self.router = router
         self.hosts = hosts
         self.catalogue = catalogue
@@ -121,9 +125,13 @@ class Lanes:
             lanes = self._open(grant, asked)
             if len(grant.lanes) >= LANES_PER_GRANT:
                 grant.lanes.clear()
-            found = grant.lanes[asked] = lanes[0] if len(lanes) == 1 else lanes
+            alone = len(lanes) == 1 and not self._attends(grant)
+            found = grant.lanes[asked] = lanes[0] if alone else lanes  # a list is not for the desk
         if isinstance(found, Lane):
             return found
+        if len(found) == 1:
+            only: Lane = found[0]
+            return only
         chosen: Lane = random.choices(found, [lane.weight for lane in found])[0]
         return chosen
 

@@ -22,6 +22,7 @@ from bifrost.metering.bound import bound
 from bifrost.metering.usage import TEXT, Usage, from_message, from_stream, output_estimate
 from bifrost.translate import anthropic_anthropic
 from bifrost.watch import Watch
+from bifrost.witness import Witness
 
 log = logging.getLogger("bifrost.pipeline")
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -45,6 +46,7 @@ class Pipeline:
         governor: Governor,
         watch: Watch,
         broken_event: Callable[[str, str, str], bytes],
+        witness: Witness,
         *,
         debug_headers: bool = False,
     ) -> None:
@@ -52,6 +54,7 @@ class Pipeline:
         self.line = Line(governor)
         self.governor = governor
         self.watch = watch
+        self.witness = witness
         self.broken_event = broken_event
         self.stations = stations.Stations(debug_headers=debug_headers)
 
@@ -65,11 +68,15 @@ class Pipeline:
                 return
         self.watch.enter(call, asyncio.current_task())
         try:
+            if self.witness.attends(call.grant):
+                await self.witness.before(call)
             if await self._forward(call, MESSAGES + query):
                 await self._stream(call, send)
             else:
                 body = await call.exchange.read_all(MAX_ANSWER)
                 call.last_byte = time.monotonic_ns()
+                if call.testimony is not None:
+                    call.testimony.hear(body)
                 cost, body = self.settled(call, body)
                 await _answer(call, send, self._headers(call, cost), body)
         except asyncio.CancelledError:
@@ -82,6 +89,8 @@ class Pipeline:
         finally:
             self.governor.desk.finish(call)
             self.close(call)
+            if call.testimony is not None:
+                call.testimony.end()
 
     async def _wait_in_line(self, call: Call, error: Exhausted) -> None:
         """The budget is tight: waits its turn, watched like any other call that waits."""
@@ -148,6 +157,8 @@ class Pipeline:
                 if call.tap.boundary:
                     await _piece(send, PING)
                 continue
+            if call.testimony is not None:
+                call.testimony.hear(chunk)
             if self.stations.passed(call, chunk):
                 self.arrived(call)
             await _piece(send, chunk)

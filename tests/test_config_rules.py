@@ -384,14 +384,6 @@ def test_patterns_of_a_key() -> None:
 @pytest.mark.parametrize(
     ("document", "said"),
     [
-        (
-            {"audit_logs": {"content": "full"}},
-            "audit_logs.content: 'full' is not enforced by this version; use 'none'",
-        ),
-        (
-            {"enterprise": {"audit_logs": {"mode": "strict"}}},
-            "enterprise.audit_logs.mode: 'strict' is not enforced by this version; use 'standard'",
-        ),
         ({"enterprise": {"sso": {}}}, "enterprise.sso: unknown key (valid: audit_logs)"),
         (
             {"governance": {"virtual_keys": [{"name": "k", "mcp_configs": []}]}},

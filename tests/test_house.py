@@ -15,7 +15,7 @@ LEAVES = {"_fast", "errors", "call", "config", "money", "patterns", "proxies", "
 LEAVES |= {"meters"}
 ROOMS = {"routing", "governance", "translate", "providers", "upstream", "metering", "audit"}
 # Between the rooms and the doors: each knows the rooms, none knows Starlette.
-ORDER = {"identify", "lanes", "governor", "line", "watch", "pipeline"}
+ORDER = {"identify", "lanes", "governor", "line", "watch", "witness", "pipeline"}
 WINGS = {
     *("usage", "steward", "mock", "logs", "listener", "farewell", "succession", "binding", "child"),
     *("stewardship", "standin", "tally", "recorder"),
@@ -35,6 +35,7 @@ MAY = {
     "governor": LEAVES | ROOMS | {"identify", "lanes"},
     "line": LEAVES | {"governor"},
     "watch": LEAVES,
+    "witness": LEAVES | {"audit", "governance", "identify"},
     "pipeline": LEAVES | ROOMS | ORDER,
     "doors": LEAVES | {"pipeline"},
     "usage": LEAVES | {"audit", "governance", "metering"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -132,6 +132,7 @@ class VirtualKey(Governed, frozen=True, kw_only=True):
     team_id: str | None
     customer_id: str | None
     allowed_fields: tuple[str, ...] | None
+    audit_content: Literal["none", "hash", "full"] | None
     mcp_configs: tuple[str, ...] = ()
 
 

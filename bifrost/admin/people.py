@@ -190,6 +190,7 @@ def _fields(spec: Governed, old: Entity | None) -> dict[str, Any]:
     }
     if isinstance(spec, VirtualKeySpec):
         fields["allowed_fields"] = spec.allowed_fields
+        fields["audit_content"] = spec.audit_content
         fields["expires_at"] = spec.expires_ns
     return fields
 

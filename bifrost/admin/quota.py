@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Literal
 
 import msgspec
 
@@ -46,6 +47,7 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True):
     levels: tuple[QuotaLevel, ...]
     models: tuple[str, ...]
     allowed_fields: tuple[str, ...] | None
+    recorded_content: Literal["none", "hash", "full"]
 
 
 def quota(house: House, ask: Ask) -> Reply:
@@ -67,6 +69,7 @@ def quota(house: House, ask: Ask) -> Reply:
             levels=tuple(_level(house, level, entity) for level, entity in grant.chain),
             models=tuple(house.usable(grant)),
             allowed_fields=key.allowed_fields,
+            recorded_content=key.audit_content or house.settings().evidence.content,
         )
     )
 

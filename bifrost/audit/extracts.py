@@ -33,7 +33,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             if wanted is not None and event.get(name) != wanted:
                 return False
         if self.id is not None and self.id not in {
-            event.get(name) for name in ("id", "key", "user", "team", "customer", "budget")
+            event.get(name)
+            for name in ("id", "key", "user", "team", "customer", "budget", "subject")
         }:
             return False
         at = event.get("done_at") or event.get("at")

@@ -23,6 +23,7 @@ from bifrost.audit.proofs import MOST_PROOF, check, prove
 from bifrost.audit.segments import segments
 from bifrost.audit.verdict import Damaged, Verdict
 from bifrost.audit.verify import Verification
+from bifrost.cli import content as contents
 from bifrost.cli.store import json_option, print_json, recorded, table
 from bifrost.cli.usage import Moment
 from bifrost.errors import BifrostError, StoreError
@@ -64,6 +65,10 @@ def audit() -> None:
       bifrost audit checkpoint > kept-2026-11-25
       bifrost audit verify --checkpoint kept-2026-11-25
     """
+
+
+audit.add_command(contents.compare)
+audit.add_command(contents.erase)
 
 
 @contextmanager
@@ -287,23 +292,33 @@ def _wanted(
 @click.argument("index", type=click.IntRange(0), required=False)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
 @click.option("--before", type=click.IntRange(0), help="Only entries before this index.")
+@click.option("--content", is_flag=True, help="Of INDEX or --request: what was said, unsealed.")
+@click.option("--reason", default="", help="Why the content is read; recorded.")
 @_filters
 @json_option
 @log_option
 def show(
-    index: int | None, limit: int, before: int | None, as_json: bool, data_dir: Path, **given: Any
-) -> None:
+    index: int | None, limit: int, before: int | None, content: bool, reason: str, as_json: bool,
+    data_dir: Path, **given: Any,
+) -> None:  # fmt: skip
     """Show one entry, or the newest that fit the filters; with --json one per line.
+
+    --content needs the data directory with its master key and subject keys, and is recorded with
+    who read it.
 
     \b
     Example:
       bifrost audit show 4711
       bifrost audit show --type policy --actor admin --since 7d
+      bifrost audit show --request req_01 --content --reason 'incident 12'
     """
     wanted = _wanted(**given)
     with readable():
         folder = _folder(data_dir)
         reader = Reader(folder, folder=folder)
+        if content:
+            contents.reveal(data_dir, reader, index, wanted.request, reason, as_json)
+            return
         before = reader.end() if before is None else before
         first = index if index is not None else max(0, before - limit)
         _record(data_dir, "show", first, 1 if index is not None else limit, wanted)

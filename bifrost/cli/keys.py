@@ -43,6 +43,12 @@ OWN = (
     click.option("--team", help="Owner: a team (name or id, '' for none)."),
     click.option("--customer", help="Owner: a customer (name or id, '' for none)."),
     click.option("--expires", help="RFC 3339 time, e.g. 2027-01-31T00:00:00Z, or 'never'."),
+    click.option(
+        "--audit-content",
+        "content",
+        type=click.Choice(["none", "hash", "full", "default"]),
+        help="What the audit log keeps of what it says; default: as configured.",
+    ),
 )
 
 
@@ -53,11 +59,14 @@ def _own_options(function: Any) -> Any:
     return function
 
 
-def _expiry(expires: str | None) -> dict[str, Any]:
+def _own(expires: str | None, content: str | None) -> dict[str, Any]:
+    own: dict[str, Any] = {}
+    if content is not None:
+        own["audit_content"] = content if content != "default" else None
     if expires is None:
-        return {}
+        return own
     try:
-        return {"expires_at": instant_ns(expires) if expires != "never" else None}
+        return own | {"expires_at": instant_ns(expires) if expires != "never" else None}
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--expires") from None
 
@@ -72,6 +81,7 @@ def create(
     name: str,
     given: Governed,
     expires: str | None,
+    content: str | None,
     as_json: bool,
     data_dir: Path,
     **owner: Any,
@@ -83,7 +93,7 @@ def create(
       bifrost keys create --name alice-dev --user alice --budget 75/1M --rpm 60 \\
         --models 'claude-haiku-*,claude-sonnet-*'
     """
-    changes = given.changes(None, (ProviderRule(),)) | _expiry(expires)
+    changes = given.changes(None, (ProviderRule(),)) | _own(expires, content)
     with opened(data_dir, create=True) as (directory, gate):
         key, secret = directory.create_key(name, **changes, **owner)
         data = shown(key, gate)
@@ -148,6 +158,7 @@ def update(
     reference: str,
     given: Governed,
     expires: str | None,
+    content: str | None,
     as_json: bool,
     data_dir: Path,
     **owner: str | None,
@@ -162,7 +173,7 @@ def update(
       bifrost keys update alice-dev --budget 100/1M --rpm 120 --concurrency none
     """
     changes: dict[str, Any] = {k: v for k, v in owner.items() if v is not None}
-    changes |= _expiry(expires)
+    changes |= _own(expires, content)
     with opened(data_dir) as (directory, gate):
         changes |= given.changes(directory.get("virtual_key", reference))
         data = shown(directory.update("virtual_key", reference, **changes), gate)

@@ -63,10 +63,12 @@ class AuditLogs(Spec, frozen=True, kw_only=True):
     retention: Annotated[Retention, Meta(description="How long entries are kept.")] = Retention()
     immutability: Annotated[Immutability, Meta(description="How it is signed.")] = Immutability()
     content: Annotated[
-        Literal["none"], Meta(description="What is recorded of requests and answers.")
+        Literal["none", "hash", "full"],
+        Meta(description="What is recorded of requests and answers, unless their key says it."),
     ] = "none"
     mode: Annotated[
-        Literal["standard"], Meta(description="When an access has to be on the disk.")
+        Literal["standard", "strict"],
+        Meta(description="strict: a request leaves only after its intent is on the disk."),
     ] = "standard"
 
     @property

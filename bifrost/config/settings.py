@@ -284,6 +284,10 @@ class VirtualKeySpec(Governed, frozen=True, kw_only=True):
     expires_at: Annotated[
         Text | None, Meta(description="RFC 3339 time from which it is refused.")
     ] = None
+    audit_content: Annotated[
+        Literal["none", "hash", "full"] | None,
+        Meta(description="What is recorded of its requests and answers; null: as audit_logs say."),
+    ] = None
 
     @property
     def expires_ns(self) -> int | None:

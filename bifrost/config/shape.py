@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 from msgspec import Struct, inspect
 
 from bifrost.config.documents import Table
-from bifrost.config.evidence import AuditLogs
 from bifrost.config.findings import Findings, inside, listed, meant
 from bifrost.config.settings import (
     MOST_USD,
@@ -46,8 +45,6 @@ RESERVED_VALUES: dict[tuple[type, str], tuple[str, ...]] = {
         *("bedrock", "vertex", "azure", "openai", "gemini", "openai_compatible"),
         *("cohere", "groq", "mistral", "ollama", "openrouter", "vllm"),
     ),
-    (AuditLogs, "content"): ("hash", "full"),
-    (AuditLogs, "mode"): ("strict",),
 }
 _REFUSED = "not enforced by this version"
 

@@ -155,6 +155,7 @@ def _put_key(directory: Directory, spec: VirtualKeySpec) -> Minted | None:
     fields: dict[str, Any] = {
         "expires_at": spec.expires_ns,
         "allowed_fields": spec.allowed_fields,
+        "audit_content": spec.audit_content,
         **_owner(user=spec.user, team=spec.team, customer=spec.customer),
     }
     old = directory.find("virtual_key", spec.name)

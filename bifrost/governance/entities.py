@@ -148,6 +148,7 @@ class VirtualKey(Entity, frozen=True, kw_only=True, gc=False):
     """A credential of the gateway; the secret itself is never stored, only ``digest``.
 
     ``digest`` is the keyed BLAKE3 of the secret in hex; ``hint`` its last four characters.
+    ``audit_content`` is what is recorded of what it says, None: what the deployment records.
     ``allowed_fields`` are governed request fields this key may use (see ``governance.admission``).
     """
 
@@ -159,6 +160,7 @@ class VirtualKey(Entity, frozen=True, kw_only=True, gc=False):
     customer_id: str | None = None
     provider_configs: tuple[ProviderRule, ...] = (ProviderRule(),)
     allowed_fields: tuple[str, ...] | None = None
+    audit_content: Literal["none", "hash", "full"] | None = None
 
 
 class Credential(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 from pathlib import Path
 
 import blake3
@@ -26,6 +27,11 @@ def replay_key(path: Path) -> bytes:
     return _derived(path, "bifrost-gateway 2026 idempotent secrets")
 
 
+def vault_key(path: Path) -> bytes:
+    """The key that wraps the keys of subjects; raises as the others."""
+    return _derived(path, "bifrost-gateway 2026 subject keys")
+
+
 def _derived(path: Path, purpose: str) -> bytes:
     try:
         if not path.exists():
@@ -42,16 +48,16 @@ def _derived(path: Path, purpose: str) -> bytes:
 
 def _make(path: Path) -> None:
     try:
-        _write_once(path, secrets.token_bytes(SIZE))
+        write_once(path, secrets.token_bytes(SIZE))
     except OSError as error:
         raise StoreError(
             f"Cannot make {path}: {error.strerror}; make room and let this user write there."
         ) from error
 
 
-def _write_once(path: Path, content: bytes) -> None:
-    """Makes a file, whole and on disk, unless another process was first."""
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+def write_once(path: Path, content: bytes) -> None:
+    """Makes a file, whole and on disk, unless another process or thread was first."""
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
     descriptor = os.open(fresh, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
