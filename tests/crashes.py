@@ -169,6 +169,7 @@ class Lane:
         self.unsettled: dict[int, events.ModelAccess] = {}
         self.killed: dict[str, int] = dict.fromkeys(VICTIMS, 0)
         self.found_after: list[float] = []
+        self.logged: dict[str, int] = {}  # nano-USD by id, summed over the log
         self._read = 0
         self.gateway = self._start()
 
@@ -255,6 +256,9 @@ class Lane:
         for index, raw in Reader(self.gateway.data_dir).read(self._read, 1_000_000):
             self._read = index + 1
             event = events.decode(raw)
+            if isinstance(event, events.ModelAccess | events.Reconciled):
+                for who in (event.key, event.user, event.team, event.customer):
+                    self.logged[who or ""] = self.logged.get(who or "", 0) + event.cost
             if isinstance(event, events.ModelAccess) and event.outcome == "unsettled":
                 self.unsettled[int(event.request.removeprefix("n-"))] = event
                 self.found_after.append((event.seq - killed) / 1e9)
@@ -269,6 +273,12 @@ class Lane:
                 cell = gate.counters([(id_number(entity.budgets[0].id), start)])[0]
                 found[entity.name] = cell[:2]
         return found
+
+    def in_log(self) -> dict[str, int]:
+        """Nano-USD by name, as the log says; call ``rest`` before."""
+        directory, _ = self.gateway.stores()
+        everybody = [entity for kind in KINDS for entity in directory.all(kind)]
+        return {entity.name: self.logged.get(entity.id, 0) for entity in everybody}
 
     def places(self) -> int:
         """Requests that hold a place of the concurrency limit."""

@@ -33,6 +33,7 @@ def _round(lane: Lane, number: int) -> str:
     assert lane.places() == 0, told
     settled = {name: spent for name, (spent, _) in books.items()}
     assert settled == lane.expected(charged=True), told
+    assert settled == lane.in_log(), told
     billed = lane.expected(charged=False)
     assert all(settled[name] >= cost for name, cost in billed.items()), told
     assert settled["tight"] <= lane.tight().max_limit, told

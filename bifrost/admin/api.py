@@ -169,8 +169,13 @@ class Api:
                 what=operation.name,
             )
         )  # fmt: skip
-        if event is not None:
+        if event is None:
+            return
+        try:
             await run_in_threadpool(self._house.recorder.put, event, "request")
+        except (StoreError, GateError):
+            self._tally.forget(event)
+            raise
 
     async def tell(self, *, everything: bool = False) -> None:
         """Records what was only counted; to be called about once a second."""

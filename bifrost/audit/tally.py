@@ -53,6 +53,10 @@ class Tally:
             so_far.until = event.at
         return None
 
+    def forget(self, event: Authentication) -> None:
+        """What ``note`` returned could not be recorded: the next like it is told again."""
+        self._ends.pop(astuple(replace(event, at=0, request=None)), None)
+
     def _kinds(self, event: Authentication) -> int:
         """How many differ among those of the same door, outcome and code: a flood of unknown keys
         must not hide a known one."""
