@@ -14,7 +14,7 @@ from typing import Any
 from bifrost._fast.desk import Desk
 from bifrost._fast.gate import Exhausted, GateError
 from bifrost.audit import events
-from bifrost.audit.tally import Tally
+from bifrost.audit.arrivals import Arrivals
 from bifrost.call import Call
 from bifrost.errors import (
     FieldBlocked,
@@ -51,7 +51,7 @@ class Governor:
         looked for."""
         self.identifier = identifier
         self.treasury = treasury
-        self.tally = Tally()
+        self.arrivals = Arrivals()
         self._renew = renew
         self._known = -1  # the policy epoch of the last ``renew``
         self.desk = Desk(treasury.gate, identifier.keyring)
@@ -82,7 +82,7 @@ class Governor:
         """Records who was not let in; what is repeated is only counted."""
         credential, known = call.head.credential, refusal.key
         unknown = credential is not None and known is None
-        event = self.tally.note(
+        event = self.arrivals.note(
             events.Authentication(
                 at=call.at, door="models", outcome="refused", code=refusal.code, key=known,
                 credential=self.identifier.digest(credential).hex()[:16] if unknown else None,
@@ -95,7 +95,7 @@ class Governor:
 
     def tell(self, *, everything: bool = False) -> None:
         """Records what was counted of those who were not let in; call it about once a second."""
-        for event in self.tally.due(everything=everything):
+        for event in self.arrivals.due(everything=everything):
             self._put(event)
 
     def _put(self, event: events.Event) -> None:

@@ -17,9 +17,9 @@ import pytest
 
 from bifrost import __version__
 from bifrost.audit import clock, events
+from bifrost.audit.arrivals import Arrivals
 from bifrost.audit.events import Authentication
 from bifrost.audit.log import Reader
-from bifrost.audit.tally import Tally
 from bifrost.config.load import default_settings, digest, load
 from bifrost.core import Core, stores
 from bifrost.steward import Steward
@@ -122,13 +122,13 @@ def test_what_was_counted_is_told_at_the_latest_with_the_stop(tmp_path: Path) ->
     assert len(lives[0].config) == 64 and lives[0].workers == settings.server.workers
 
 
-def test_a_tally_is_bounded_and_counts_everything() -> None:
+def test_arrivals_are_bounded_and_all_counted() -> None:
     now = [0.0]
-    tally = Tally(60.0, 4, lambda: now[0])
+    arrivals = Arrivals(60.0, 4, lambda: now[0])
     told = []
 
     def come(who: int, at: int) -> None:
-        event = tally.note(
+        event = arrivals.note(
             Authentication(at=at, door="models", outcome="refused", code="c", client=str(who))
         )
         told.extend([event] if event else [])
@@ -136,11 +136,11 @@ def test_a_tally_is_bounded_and_counts_everything() -> None:
     for at in range(1, 1001):
         come(at % 10, at)
     assert len(told) == 5 and told[-1].lumped and told[-1].client is None
-    assert tally.due() == []
+    assert arrivals.due() == []
     now[0] = 61.0
-    rest = tally.due()
+    rest = arrivals.due()
     assert len(rest) == 5 and sum(one.count for one in told + rest) == 1000
-    assert tally.due(everything=True) == []
+    assert arrivals.due(everything=True) == []
     come(1, 2000)
     assert told[-1].at == 2000 and not told[-1].lumped
 

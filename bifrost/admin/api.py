@@ -33,8 +33,8 @@ from bifrost.admin.access import Access
 from bifrost.admin.problems import Problem
 from bifrost.admin.table import OWN_KEY, PUBLIC, Ask, House, Operation, Reply
 from bifrost.audit import events
+from bifrost.audit.arrivals import Arrivals
 from bifrost.audit.policy import acting
-from bifrost.audit.tally import Tally
 from bifrost.call import new_request_id
 from bifrost.config import documents
 from bifrost.errors import (
@@ -76,7 +76,7 @@ class Api:
     def __init__(self, house: House) -> None:
         self._house = house
         self._access = Access(house.directory)
-        self._tally = Tally()
+        self._arrivals = Arrivals()
         self._paths: dict[tuple[str, ...], dict[str, Operation]] = {}
         for row in operations():
             self._paths.setdefault(row.segments, {})[row.method] = row
@@ -157,7 +157,7 @@ class Api:
         What is repeated within a minute is only counted. Raises StoreError.
         """
         client, told = self._house.client(request.scope), events.Authentication
-        event = self._tally.note(
+        event = self._arrivals.note(
             told(
                 at=time.time_ns(), door="api", request=request_id,
                 client=client.decode() if client else None, outcome="allowed", actor=ADMIN,
@@ -174,12 +174,12 @@ class Api:
         try:
             await run_in_threadpool(self._house.recorder.put, event, "request")
         except (StoreError, GateError):
-            self._tally.forget(event)
+            self._arrivals.forget(event)
             raise
 
     async def tell(self, *, everything: bool = False) -> None:
         """Records what was only counted; to be called about once a second."""
-        for event in self._tally.due(everything=everything):
+        for event in self._arrivals.due(everything=everything):
             try:
                 await run_in_threadpool(self._house.recorder.put, event)
             except (StoreError, GateError) as error:

@@ -1,4 +1,4 @@
-"""Tally: what is repeated is told once and then counted, so that a flood cannot fill the log."""
+"""Arrivals: who comes is told once and then counted, so that a flood cannot fill the log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _names = Authentication.__struct_fields__
 DOOR = slice(_names.index("door"), _names.index("code") + 1)
 
 
-class Tally:
+class Arrivals:
     """Counts authentications of one process; to be used from one thread at a time.
 
     In each interval the first of those that are alike is told at once, the rest as one event at its
