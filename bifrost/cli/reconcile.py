@@ -14,10 +14,10 @@ import msgspec
 from bifrost.admin.objects import whole as timestamp
 from bifrost.audit.events import ModelAccess
 from bifrost.audit.policy import actor
-from bifrost.cli.store import data_dir_option, json_option, opened, print_json, table
+from bifrost.cli.store import data_dir_option, json_option, print_json, recorded, table
 from bifrost.config.load import default_settings, load, with_default_providers
 from bifrost.config.settings import nano_usd
-from bifrost.errors import BifrostError, ConfigError, Conflict, NotFound
+from bifrost.errors import BifrostError, ConfigError, Conflict, NotFound, StoreError
 from bifrost.metering.catalogue import Catalogue
 from bifrost.metering.usage import from_message
 from bifrost.money import dollars, usd
@@ -105,20 +105,27 @@ def reconcile(
             "give REQUEST with one of --cost, --usage and --not-billed, or --file alone, "
             "or nothing for a list"
         )
-    with opened(data_dir) as (directory, gate), alone(data_dir):
+    with recorded(data_dir) as (directory, gate, recorder), alone(data_dir):
         if not catch_up(data_dir, gate, directory, CATCH_UP_S):
             click.echo("The steward is behind; the newest requests are not known here.", err=True)
         books = Reconciliation(data_dir, gate, directory)
         with _progress(as_json) as told:
             books.read(told)
         pricing = _Pricing(config_file, Pricing(directory.prices))
+        failed: list[dict[str, Any]] = []
         if request is not None:
             line = Line(request, usage=_object(usage), not_billed=not_billed, at=at, reason=reason)
-            _show([_booked(books, line, cost, reason, pricing)], [], as_json)
+            booked = [_booked(books, line, cost, reason, pricing)]
         elif batch is not None:
-            _show(*_file(books, batch, reason, pricing), as_json)
+            booked, failed = _file(books, batch, reason, pricing)
         else:
             _list(books.open(), as_json)
+            return
+        try:
+            recorder.assure(gate.newest)
+        except StoreError:  # the outbox has them, also over the death of every process
+            click.echo("Booked, but the records are not on the disk yet.", err=True)
+        _show(booked, failed, as_json)
 
 
 @contextmanager
