@@ -214,7 +214,8 @@ def scraped(gateway: RunningGateway) -> Series:
 
 
 def ask(gateway: RunningGateway, *, key: str = KEY, fail: int = 0, **changes: Any) -> int:
-    headers = bearer(key) | ({"x-mock-fail": str(fail)} if fail else {})
+    headers = bearer(key) | {"x-mock-latency-ms": "50"}
+    headers |= {"x-mock-fail": str(fail)} if fail else {}
     # a connection of its own each time: now this worker gets it, now that
     body = message(**changes)
     return httpx.post(f"{gateway.url}/v1/messages", headers=headers, json=body).status_code

@@ -12,7 +12,6 @@ OUTCOME: dict[str, int]
 IMAGE: int
 
 def plain_input(size: int, per_kib: int, images: int, context: int) -> int: ...
-
 def plain_account(
     raw: bytes,
 ) -> tuple[list[int], int, tuple[str | None, str | None, str | None]] | None:
