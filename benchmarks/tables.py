@@ -133,7 +133,7 @@ START: dict[str, Cell] = {
 }
 WORKERS: dict[str, Cell] = {
     **CASE,
-    "runs": lambda row: f"{row.reached} of {row.repeats}",
+    "rate/s": rate,
     "CPU µs/request, all workers": show("each_cpu_us"),
     "of it the second's %": show("second_share", 0, 100),
     "requests/s": show("done_rps", 0),
@@ -296,9 +296,9 @@ writing to the client's reading, of the 2 % of streams that are read at once."""
         "workers",
         """## Two workers
 
-One worker on the proxy core, and two over the same data, the second on the load core beside
-generator and provider; 64 connections. What they cost each other shows in CPU per request.
-Connections go to whichever worker takes them: runs in which one took nearly all are left out.""",
+Open loop with 3,000 requests/s for each worker: one on the proxy core, then two over the same data,
+the second on the load core beside generator and provider. Connections go to whichever worker takes
+them: runs in which one took nearly all are not in these figures.""",
         WORKERS,
     ),
     Section("idle", "## At rest\n\nOne request was answered, then none for seconds.", IDLE),
