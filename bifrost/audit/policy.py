@@ -94,3 +94,21 @@ def record_access(gate: Gate, action: str, first: int, count: int, filters: str 
         gate.append(events.encode(event), now, admitting=True)
     except GateError as error:
         raise StoreError(f"The access cannot be recorded, so it is refused: {error}.") from error
+
+
+def record_export(
+    gate: Gate, action: str, sink: str, first: int = 0, count: int = 0, why: str = ""
+) -> None:
+    """Puts what happened to an export into the outbox; raises StoreError.
+
+    The fields are those of ``events.Exported``; ``why`` goes before the reason somebody gave.
+    """
+    now = time.time_ns()
+    event = events.Exported(
+        at=now, actor=actor(), action=action, sink=sink, first=first, count=count,
+        reason=why or reason(),
+    )  # fmt: skip
+    try:
+        gate.append(events.encode(event), now, admitting=True)
+    except GateError as error:
+        raise StoreError(f"What happened to an export cannot be recorded: {error}.") from error

@@ -23,6 +23,7 @@ from bifrost.audit.proofs import MOST_PROOF, check, prove
 from bifrost.audit.segments import segments
 from bifrost.audit.verdict import Damaged, Verdict
 from bifrost.audit.verify import Verification
+from bifrost.cli.exports import exports
 from bifrost.cli.store import json_option, opened, print_json, table
 from bifrost.cli.usage import Moment
 from bifrost.errors import BifrostError, StoreError
@@ -64,6 +65,9 @@ def audit() -> None:
       bifrost audit checkpoint > kept-2026-11-25
       bifrost audit verify --checkpoint kept-2026-11-25
     """
+
+
+audit.add_command(exports)
 
 
 @contextmanager

@@ -1,0 +1,197 @@
+"""OCSF 1.8: entries as events of the Open Cybersecurity Schema Framework.
+
+Each names its class, its entry's hash (``raw_data_hash``) and holds the entry byte for byte
+(``raw_data``); what the class has no attribute for is in ``unmapped``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bifrost.exports.records import CHECKPOINT, Record
+from bifrost.exports.sentences import ending, sentence, tokens
+from bifrost.webhooks.delivery import VERSION as PRODUCT
+
+VERSION = "1.8.0"
+CATEGORIES = {0: "Uncategorized", 1: "System Activity", 3: "Identity & Access Management",
+              6: "Application Activity"}  # fmt: skip
+BASE, LOG, ENTITY, API = 0, 1008, 3004, 6003
+CLASSES = {BASE: "Base Event", LOG: "Event Log Activity", ENTITY: "Entity Management",
+           API: "API Activity"}  # fmt: skip
+ENTITY_ACTIVITY = {"create": 1, "read": 2, "update": 3, "delete": 4, "rotate": 3, "revoke": 11}
+ENTITY_NAMES = {1: "Create", 2: "Read", 3: "Update", 4: "Delete", 11: "Deactivate"}
+LOG_ACTIVITY = {"export": 3, "added": 9, "removed": 10, "stalled": 7, "recovered": 6}
+LOG_NAMES = {3: "Export", 5: "Rotate", 6: "Start", 7: "Stop", 9: "Enable", 10: "Disable",
+             99: "Other"}  # fmt: skip
+SHA_256 = 3
+STATUS = {"unknown": (0, "Unknown"), "success": (1, "Success"), "failure": (2, "Failure")}
+GATEWAY = {"name": "bifrost"}
+
+
+def ocsf(record: Record) -> dict[str, Any]:
+    """A record as an OCSF event of the class that fits its type."""
+    return KINDS.get(record.kind, _base)(record)
+
+
+def _event(record: Record, kind: int, activity: int, name: str, **more: Any) -> dict[str, Any]:
+    """What all classes have."""
+    status, said = STATUS[ending(record.event)]
+    category = kind // 1000
+    found = {
+        "activity_id": activity,
+        "activity_name": name,
+        "category_uid": category,
+        "category_name": CATEGORIES[category],
+        "class_uid": kind,
+        "class_name": CLASSES[kind],
+        "type_uid": kind * 100 + activity,
+        "type_name": f"{CLASSES[kind]}: {name}",
+        "time": record.at // 1_000_000,
+        "severity_id": 3 if status == 2 else 1,
+        "severity": "Medium" if status == 2 else "Informational",
+        "status_id": status,
+        "status": said,
+        "message": sentence(record),
+        "metadata": _metadata(record),
+        **more,
+    }
+    if record.kind != CHECKPOINT:
+        found["raw_data"] = record.raw.decode("utf-8", "backslashreplace")
+        found["raw_data_hash"] = {
+            "algorithm_id": SHA_256, "algorithm": "SHA-256", "value": record.hash,
+        }  # fmt: skip
+    for attribute, source in (("status_code", "code"), ("status_detail", "reason")):
+        if record.event.get(source):
+            found[attribute] = str(record.event[source])
+    return found
+
+
+def _metadata(record: Record) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "version": VERSION,
+        "product": {"name": "Bifrost", "vendor_name": "Bifrost", "version": PRODUCT},
+        "uid": record.id,
+        "log_name": record.origin,
+        "log_provider": "bifrost",
+        "event_code": record.kind,
+        "original_time": record.time,
+    }
+    if record.kind != CHECKPOINT and record.index < 1 << 31:
+        found["sequence"] = record.index
+    if record.event.get("request"):
+        found["correlation_uid"] = record.event["request"]
+    return found
+
+
+def _actor(event: dict[str, Any]) -> dict[str, Any]:
+    """Who did it: a person or program by name, else the virtual key and its owner."""
+    if event.get("actor"):
+        return {"user": {"name": event["actor"]}}
+    user: dict[str, Any] = {"uid": event.get("user") or event.get("key") or "unknown"}
+    if event.get("key"):
+        user["credential_uid"] = event["key"]
+    if event.get("team"):
+        user["groups"] = [{"uid": event["team"]}]
+    if event.get("customer"):
+        user["org"] = {"uid": event["customer"]}
+    return {"user": user}
+
+
+def _unmapped(event: dict[str, Any], *known: str) -> dict[str, Any]:
+    left = {k: v for k, v in event.items() if k not in (*known, "type", "v", "seq", "at")}
+    return {"unmapped": left} if left else {}
+
+
+def _model(record: Record) -> dict[str, Any]:
+    event = record.event
+    into, out = tokens(event)
+    more: dict[str, Any] = {
+        "actor": _actor(event),
+        # The address is not recorded; what is known of the client is its session and agent.
+        "src_endpoint": {"name": event.get("agent") or "client"},
+        "api": {
+            "operation": "model.request",
+            "service": GATEWAY,
+            "request": {"uid": event.get("request") or "unknown"},
+        },
+        "message_context": {
+            "service": GATEWAY,
+            "prompt_tokens": into,
+            "completion_tokens": out,
+            "total_tokens": into + out,
+        },
+    }
+    profiles = ["ai_operation"]
+    model = event.get("model") or event.get("asked")
+    if model:
+        more["ai_model"] = {"name": model, "ai_provider": event.get("provider") or "unknown"}
+    if event.get("status"):
+        more["http_response"] = {"code": event["status"]}
+        more["api"]["response"] = {"code": event["status"]}
+    if event.get("took_ns"):
+        more["duration"] = event["took_ns"] // 1_000_000
+    more |= _unmapped(
+        event, "actor", "user", "key", "team", "customer", "request", "status", "code"
+    )
+    found = _event(record, API, 99, "Other", **more)
+    found["activity_name"] = "Model request"
+    found["type_name"] = f"{CLASSES[API]}: Other"
+    if not model:
+        del found["message_context"]
+        return found
+    found["metadata"]["profiles"] = profiles
+    return found
+
+
+def _policy(record: Record) -> dict[str, Any]:
+    event = record.event
+    activity = ENTITY_ACTIVITY.get(str(event.get("action")), 99)
+    entity = {
+        "type": str(event.get("kind", "entity")),
+        "uid": str(event.get("id", "")),
+        "name": str(event.get("name", "")),
+    }
+    more = _unmapped(event, "actor", "kind", "id", "name", "reason")
+    name = ENTITY_NAMES.get(activity, "Other")
+    return _event(record, ENTITY, activity, name, entity=entity, actor=_actor(event), **more)
+
+
+def _changed(what: str, name: str) -> Callable[[Record], dict[str, Any]]:
+    """A change of something that is no customer, team, user or key."""
+
+    def change(record: Record) -> dict[str, Any]:
+        event = record.event
+        entity = {"type": what, "name": str(event.get(name) or what)}
+        more = _unmapped(event, "actor", "reason")
+        return _event(record, ENTITY, 3, "Update", entity=entity, actor=_actor(event), **more)
+
+    return change
+
+
+def _log(record: Record) -> dict[str, Any]:
+    """What was done to the log itself: read, exported, its key changed."""
+    event = record.event
+    activity = (
+        5 if record.kind == "key_handover" else LOG_ACTIVITY.get(str(event.get("action")), 99)
+    )
+    more = _unmapped(event, "actor", "reason")
+    return _event(
+        record, LOG, activity, LOG_NAMES[activity], log_name=record.origin,
+        log_provider="bifrost", actor=_actor(event), **more,
+    )  # fmt: skip
+
+
+def _base(record: Record) -> dict[str, Any]:
+    return _event(record, BASE, 99, "Other", **_unmapped(record.event, "reason"))
+
+
+KINDS: dict[str, Callable[[Record], dict[str, Any]]] = {
+    "model": _model,
+    "policy": _policy,
+    "reconciled": _changed("request", "request"),
+    "prices": _changed("price table", "digest"),
+    "audit": _log,
+    "export": _log,
+    "key_handover": _log,
+}
