@@ -49,6 +49,7 @@ class Collector:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = 1 << 16  # an answer is one packet
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
@@ -75,6 +76,8 @@ class Collector:
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)
+                if not isinstance(said, bytes):
+                    self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(raw)))
                 self.end_headers()
                 self.wfile.write(raw)

@@ -1,4 +1,4 @@
-"""An audit log and its exporter in this process, as the steward and the exporter's process do it."""
+"""An audit log and its exporter in this process, as two processes of the gateway have them."""
 
 from __future__ import annotations
 

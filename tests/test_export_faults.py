@@ -1,4 +1,4 @@
-"""Exports, whatever receivers do: nothing missing, only poison refused, repetitions of equal ids."""
+"""Exports whatever receivers do: nothing missing, only poison refused, repetitions of equal ids."""
 
 from __future__ import annotations
 

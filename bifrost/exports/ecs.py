@@ -18,7 +18,7 @@ CATEGORIES: dict[str, str] = {
     "policy": "iam",
     "reconciled": "configuration",
     "prices": "configuration",
-    "audit": "database",
+    "audit": "configuration",
     "export": "configuration",
     "key_handover": "configuration",
     "budget": "iam",

@@ -1,12 +1,13 @@
 """OCSF 1.8: entries as events of the Open Cybersecurity Schema Framework.
 
-Each names its class, its entry's hash (``raw_data_hash``) and holds the entry byte for byte
-(``raw_data``); what the class has no attribute for is in ``unmapped``.
+Each names its class and holds the entry byte for byte (``raw_data``); what the class has no
+attribute for is in ``unmapped``, with the entry's hash in the log's tree.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
 from bifrost.exports.records import CHECKPOINT, Record
@@ -59,7 +60,8 @@ def _event(record: Record, kind: int, activity: int, name: str, **more: Any) -> 
     if record.kind != CHECKPOINT:
         found["raw_data"] = record.raw.decode("utf-8", "backslashreplace")
         found["raw_data_hash"] = {
-            "algorithm_id": SHA_256, "algorithm": "SHA-256", "value": record.hash,
+            "algorithm_id": SHA_256, "algorithm": "SHA-256",
+            "value": sha256(record.raw).hexdigest(),
         }  # fmt: skip
     for attribute, source in (("status_code", "code"), ("status_detail", "reason")):
         if record.event.get(source):
@@ -98,9 +100,10 @@ def _actor(event: dict[str, Any]) -> dict[str, Any]:
     return {"user": user}
 
 
-def _unmapped(event: dict[str, Any], *known: str) -> dict[str, Any]:
-    left = {k: v for k, v in event.items() if k not in (*known, "type", "v", "seq", "at")}
-    return {"unmapped": left} if left else {}
+def _unmapped(record: Record, *known: str) -> dict[str, Any]:
+    skipped = (*known, "type", "v", "seq", "at")
+    left = {name: value for name, value in record.event.items() if name not in skipped}
+    return {"unmapped": left if record.kind == CHECKPOINT else {**left, "tree_hash": record.hash}}
 
 
 def _model(record: Record) -> dict[str, Any]:
@@ -115,32 +118,28 @@ def _model(record: Record) -> dict[str, Any]:
             "service": GATEWAY,
             "request": {"uid": event.get("request") or "unknown"},
         },
-        "message_context": {
-            "service": GATEWAY,
-            "prompt_tokens": into,
-            "completion_tokens": out,
-            "total_tokens": into + out,
-        },
     }
-    profiles = ["ai_operation"]
-    model = event.get("model") or event.get("asked")
-    if model:
-        more["ai_model"] = {"name": model, "ai_provider": event.get("provider") or "unknown"}
+    context = {
+        "service": GATEWAY,
+        "prompt_tokens": into,
+        "completion_tokens": out,
+        "total_tokens": into + out,
+    }
     if event.get("status"):
         more["http_response"] = {"code": event["status"]}
         more["api"]["response"] = {"code": event["status"]}
     if event.get("took_ns"):
         more["duration"] = event["took_ns"] // 1_000_000
     more |= _unmapped(
-        event, "actor", "user", "key", "team", "customer", "request", "status", "code"
+        record, "actor", "user", "key", "team", "customer", "request", "status", "code"
     )
     found = _event(record, API, 99, "Other", **more)
-    found["activity_name"] = "Model request"
-    found["type_name"] = f"{CLASSES[API]}: Other"
-    if not model:
-        del found["message_context"]
-        return found
-    found["metadata"]["profiles"] = profiles
+    found["activity_name"] = "Model request"  # of an activity that is none of the schema's
+    model = event.get("model") or event.get("asked")
+    if model:
+        provider = event.get("provider") or "unknown"
+        found |= {"ai_model": {"name": model, "ai_provider": provider}, "message_context": context}
+        found["metadata"]["profiles"] = ["ai_operation"]
     return found
 
 
@@ -152,7 +151,7 @@ def _policy(record: Record) -> dict[str, Any]:
         "uid": str(event.get("id", "")),
         "name": str(event.get("name", "")),
     }
-    more = _unmapped(event, "actor", "kind", "id", "name", "reason")
+    more = _unmapped(record, "actor", "kind", "id", "name", "reason")
     name = ENTITY_NAMES.get(activity, "Other")
     return _event(record, ENTITY, activity, name, entity=entity, actor=_actor(event), **more)
 
@@ -163,7 +162,7 @@ def _changed(what: str, name: str) -> Callable[[Record], dict[str, Any]]:
     def change(record: Record) -> dict[str, Any]:
         event = record.event
         entity = {"type": what, "name": str(event.get(name) or what)}
-        more = _unmapped(event, "actor", "reason")
+        more = _unmapped(record, "actor", "reason")
         return _event(record, ENTITY, 3, "Update", entity=entity, actor=_actor(event), **more)
 
     return change
@@ -175,7 +174,7 @@ def _log(record: Record) -> dict[str, Any]:
     activity = (
         5 if record.kind == "key_handover" else LOG_ACTIVITY.get(str(event.get("action")), 99)
     )
-    more = _unmapped(event, "actor", "reason")
+    more = _unmapped(record, "actor", "reason")
     return _event(
         record, LOG, activity, LOG_NAMES[activity], log_name=record.origin,
         log_provider="bifrost", actor=_actor(event), **more,
@@ -183,7 +182,7 @@ def _log(record: Record) -> dict[str, Any]:
 
 
 def _base(record: Record) -> dict[str, Any]:
-    return _event(record, BASE, 99, "Other", **_unmapped(record.event, "reason"))
+    return _event(record, BASE, 99, "Other", **_unmapped(record, "reason"))
 
 
 KINDS: dict[str, Callable[[Record], dict[str, Any]]] = {

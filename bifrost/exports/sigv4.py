@@ -29,7 +29,7 @@ class Signer(msgspec.Struct, frozen=True):
     ) -> dict[str, str]:
         """``more`` and what signs them; ``at_s`` is now in Unix seconds.
 
-        Names are in lower case. ``url``'s path is encoded already, its query is empty.
+        Names are in lower case. ``url``'s path is encoded already, its query also sorted.
         """
         parts = urlsplit(url)
         moment = datetime.fromtimestamp(at_s, UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -39,7 +39,7 @@ class Signer(msgspec.Struct, frozen=True):
         }  # fmt: skip
         names = ";".join(sorted(headers))
         lines = "".join(f"{name}:{' '.join(headers[name].split())}\n" for name in sorted(headers))
-        request = f"{method}\n{parts.path or '/'}\n\n{lines}\n{names}\n{digest}"
+        request = f"{method}\n{parts.path or '/'}\n{parts.query}\n{lines}\n{names}\n{digest}"
         scope = f"{moment[:8]}/{self.region}/{self.service}/aws4_request"
         hashed = hashlib.sha256(request.encode()).hexdigest()
         text = f"{ALGORITHM}\n{moment}\n{scope}\n{hashed}"
