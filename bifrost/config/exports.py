@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import typing
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from msgspec import Meta
 
-from bifrost.config.fields import FilePath, Name, Secret, Spec, Text
+from bifrost.config.fields import FilePath, Name, Seconds, Secret, Spec, Text
 from bifrost.config.findings import Findings
 from bifrost.config.values import signing_key
 
@@ -35,15 +36,15 @@ class Export(Spec, frozen=True, kw_only=True, tag_field="type"):
         Meta(description="Where a new one begins: at the log's oldest entry, or with what comes."),
     ] = "oldest"
     max_entries: Annotated[
-        int | None, Meta(ge=1, le=100_000, description="Most entries at once; null: by type.")
+        Annotated[int, Meta(ge=1, le=100_000)] | None,
+        Meta(description="Most entries at once; null: by type."),
     ] = None
     max_bytes: Annotated[
-        int | None,
-        Meta(ge=1_024, le=2**28, description="Most bytes at once, not compressed; null: by type."),
+        Annotated[int, Meta(ge=1_024, le=2**28)] | None,
+        Meta(description="Most bytes at once, not compressed; null: by type."),
     ] = None
     interval_s: Annotated[
-        float | None,
-        Meta(gt=0, le=86_400, description="Seconds that entries are gathered; null: by type."),
+        Seconds | None, Meta(description="Seconds that entries are gathered; null: by type.")
     ] = None
     timeout_s: Annotated[
         float, Meta(gt=0, le=600, description="Seconds the receiver has to answer.")
@@ -147,7 +148,7 @@ class SyslogExport(Export, frozen=True, kw_only=True, tag="syslog"):
     ] = 13
     hostname: Annotated[Name | None, Meta(description="Host it says it is; null: ours.")] = None
     app_name: Annotated[
-        Annotated[str, Meta(min_length=1, max_length=48)], Meta(description="Name it says it has.")
+        str, Meta(min_length=1, max_length=48, description="Name it says it has.")
     ] = "bifrost"
 
 
@@ -179,6 +180,10 @@ Sink = (
     | OtlpExport
     | FileExport
 )
+
+KINDS: dict[str, type[Export]] = {
+    str(one.__struct_config__.tag): one for one in typing.get_args(Sink)
+}
 
 
 def check_exports(place: str, sinks: tuple[Sink, ...], findings: Findings) -> None:
