@@ -10,7 +10,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from bifrost.config import Loaded, Settings, default_settings, evidence, exports, json_schema, load, parse
+from bifrost.config import (
+    Loaded,
+    Settings,
+    default_settings,
+    evidence,
+    exports,
+    json_schema,
+    load,
+    parse,
+)
 from bifrost.config import settings as specs
 from bifrost.config.settings import instant_ns
 from bifrost.errors import ConfigError
