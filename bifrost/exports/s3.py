@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import re
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from hashlib import md5, sha256
+from urllib.parse import urlsplit
 
 import msgspec
 
 from bifrost.config.exports import S3Export
 from bifrost.exports.answers import TAKEN, Answer, again
 from bifrost.exports.records import Document, Item, Record, span
-from bifrost.exports.sigv4 import Signer, encoded
 from bifrost.exports.web import Web, packed
+from bifrost.sigv4 import Credentials, escaped, signed_headers
 
 THERE = 412
 _PLAIN = re.compile(r"[^A-Za-z0-9._-]+")
@@ -38,7 +38,10 @@ class S3:
         self._sink = sink
         self._document = document
         self._web = Web(sink)
-        self._signer = Signer(sink.access_key, sink.token, sink.region)
+        self._credentials = Credentials(sink.access_key, sink.token)
+        parts = urlsplit(sink.url)
+        self._host = parts.netloc
+        self._base = f"{parts.path.rstrip('/')}/{escaped(sink.bucket)}"
 
     def body(self, record: Record) -> bytes:
         """A line."""
@@ -47,13 +50,18 @@ class S3:
     async def send(self, items: Sequence[Item]) -> Answer:
         """One object; nothing in a batch can be wrong for a store, so nothing is ever refused."""
         body = await asyncio.to_thread(packed, b"".join(item.body for item in items))
-        url = f"{self._sink.url.rstrip('/')}/{self._sink.bucket}/{encoded(self.name(items))}"
-        headers = self._signer.headers("PUT", url, body, self._wishes(body), time.time())
-        del headers["host"]  # the client writes the same
-        reply = await self._web.send(url, body, headers, method="PUT")
+        path = f"{self._base}/{escaped(self.name(items))}"
+        headers = signed_headers(
+            self._credentials, method="PUT", host=self._host, path=path, headers=self._wishes(body),
+            body_sha256=sha256(body).hexdigest(), region=self._sink.region, service="s3",
+        )  # fmt: skip
+        reply = await self._web.send(self._url(path), body, headers, method="PUT")
         if reply.good or reply.status == THERE:
             return TAKEN
         return again(reply.said, reply.retry_after_s)
+
+    def _url(self, path: str) -> str:
+        return f"{urlsplit(self._sink.url).scheme}://{self._host}{path}"
 
     def name(self, items: Sequence[Item]) -> str:
         """``<prefix><log>/<year>/<month>/<day>/<first>-<last>.jsonl.gz``, by the first's day."""
@@ -65,7 +73,7 @@ class S3:
 
     def _wishes(self, body: bytes) -> dict[str, str]:
         sink = self._sink
-        digest = hashlib.md5(body, usedforsecurity=False).digest()
+        digest = md5(body, usedforsecurity=False).digest()
         headers = {
             "content-type": "application/gzip",
             "content-md5": base64.b64encode(digest).decode(),
