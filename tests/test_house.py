@@ -44,7 +44,7 @@ MAY = {
     "steward": LEAVES | {"audit", "usage", "governance", "stewardship"},
     "standin": LEAVES | {"audit", "usage", "governance", "steward", "stewardship"},
     "recovery": LEAVES | {"audit", "governance", "identify", "stewardship"},
-    "admin": LEAVES | ROOMS | {"identify", "lanes", "usage", "pricing"},
+    "admin": LEAVES | ROOMS | {"identify", "lanes", "usage", "pricing", "exports"},
     "reconciliation": LEAVES | {"audit", "governance", "identify", "recovery"},
     "tally": LEAVES | {"audit"},
     "alerts": LEAVES | {"audit", "governance"},

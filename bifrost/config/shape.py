@@ -111,8 +111,8 @@ def empty(kind: inspect.Type) -> Any:
     """What stands in for a value that was reported."""
     kind, notes = plain(kind)
     match kind:
-        case inspect.UnionType():
-            return empty(next(iter(choices(kind).values())))
+        case inspect.UnionType() if by_tag := choices(kind):
+            return empty(next(iter(by_tag.values())))
         case inspect.StructType():
             return kind.cls(**{f.name: empty(f.type) for f in kind.fields if f.required})
         case inspect.VarTupleType():

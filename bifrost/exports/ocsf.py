@@ -10,9 +10,8 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
 
-from bifrost.exports.records import CHECKPOINT, Record
+from bifrost.exports.records import CHECKPOINT, PRODUCT, Record
 from bifrost.exports.sentences import ending, sentence, tokens
-from bifrost.webhooks.delivery import VERSION as PRODUCT
 
 VERSION = "1.8.0"
 CATEGORIES = {0: "Uncategorized", 1: "System Activity", 3: "Identity & Access Management",

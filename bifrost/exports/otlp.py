@@ -11,10 +11,9 @@ import msgspec
 
 from bifrost.config.exports import OtlpExport
 from bifrost.exports.answers import TAKEN, Answer, again, smaller
-from bifrost.exports.records import Document, Item, Record
+from bifrost.exports.records import PRODUCT, Document, Item, Record
 from bifrost.exports.sentences import ending
 from bifrost.exports.web import Reply, Web, packed
-from bifrost.webhooks.delivery import VERSION
 
 PATH = "/v1/logs"
 INFO, WARN = (9, "INFO"), (13, "WARN")
@@ -128,17 +127,17 @@ class Otlp:
         return smaller(error)
 
     def _request(self, items: Sequence[Item]) -> bytes:
-        resource = {"service.name": self._service, "service.version": VERSION}
+        resource = {"service.name": self._service, "service.version": PRODUCT}
         if not self._binary:
             head = msgspec.json.encode({"attributes": _json(resource.items())})
-            scope = msgspec.json.encode({"name": SCOPE, "version": VERSION})
+            scope = msgspec.json.encode({"name": SCOPE, "version": PRODUCT})
             records = b",".join(item.body for item in items)
             return (
                 b'{"resourceLogs":[{"resource":%b,"scopeLogs":[{"scope":%b,"logRecords":[%b]}]}]}'
                 % (head, scope, records)
             )
         named = b"".join(field(1, _text(key, value)) for key, value in resource.items())
-        scope = field(1, SCOPE.encode()) + field(2, VERSION.encode())
+        scope = field(1, SCOPE.encode()) + field(2, PRODUCT.encode())
         records = b"".join(field(2, item.body) for item in items)
         return field(1, field(1, named) + field(2, field(1, scope) + records))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from bifrost.audit.merkle import leaf
 from bifrost.audit.notary import Signed
 
 CHECKPOINT = "checkpoint"
+PRODUCT = version("bifrost-gateway")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -75,9 +77,12 @@ def checkpoint(folder: Path, now_ns: int) -> Record | None:
 
     Raises NoteError or OSError.
     """
-    signed = Signed.load(folder)
-    if signed is None:
-        return None
+    found = Signed.load(folder)
+    return None if found is None else of_checkpoint(found, now_ns)
+
+
+def of_checkpoint(signed: Signed, now_ns: int) -> Record:
+    """A checkpoint as a record."""
     event = {"type": CHECKPOINT, "checkpoint": signed.note, "keys": list(signed.keys)}
     raw = msgspec.json.encode(event)
     said = signed.checkpoint

@@ -6,7 +6,6 @@ from bifrost.config.exports import (
     DatadogExport,
     ElasticExport,
     FileExport,
-    Format,
     OtlpExport,
     S3Export,
     Sink,
@@ -16,19 +15,14 @@ from bifrost.config.exports import (
 )
 from bifrost.exports.answers import Target
 from bifrost.exports.datadog import Datadog
-from bifrost.exports.ecs import ecs
 from bifrost.exports.elastic import Elastic
+from bifrost.exports.formats import FORMATS
 from bifrost.exports.hook import Hook
 from bifrost.exports.jsonl import JsonLines
-from bifrost.exports.native import native
-from bifrost.exports.ocsf import ocsf
 from bifrost.exports.otlp import Otlp
-from bifrost.exports.records import Document
 from bifrost.exports.s3 import S3
 from bifrost.exports.splunk import Splunk
 from bifrost.exports.syslog import Syslog
-
-FORMATS: dict[Format, Document] = {"native": native, "ocsf": ocsf, "ecs": ecs}
 
 
 def target_of(sink: Sink) -> Target:

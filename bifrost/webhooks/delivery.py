@@ -23,8 +23,7 @@ from bifrost.webhooks.signature import headers
 SHOWN = 200  # bytes of an answer that are read
 GONE = 410
 LONGEST_WAIT_S = 86_400
-VERSION = version("bifrost-gateway")
-AGENT = f"Bifrost/{VERSION}"
+AGENT = f"Bifrost/{version('bifrost-gateway')}"
 
 
 class Outcome(msgspec.Struct, frozen=True):
