@@ -29,7 +29,7 @@ ORIGIN = "gw.example/audit/1"
 AT = 1_790_000_000_123_456_789
 NOTE = f"{ORIGIN}\n5\nAAAA\n\n\N{EM DASH} {ORIGIN} AAAA\n"
 NAMED = {
-    "request": request(1, at=AT),
+    "request": request(1, at=AT, client="192.0.2.7"),
     "bare request": events.ModelAccess(at=AT, request="r", key="vk", outcome="unsettled"),
     "refused": request(2, at=AT, outcome="refused", code="budget_exceeded", status=402, model=None),
     "failed": request(3, at=AT, outcome="broken", team=None, customer=None, user=None),
@@ -65,6 +65,32 @@ def made(kind: type) -> Any:
     return kind(**{name: value(of) for name, of in typing.get_type_hints(kind).items()})
 
 
+# Types that other parts of the gateway may write, as they stand in the log.
+OTHERS: dict[str, dict[str, Any]] = {
+    "let in": {"type": "auth", "door": "api", "outcome": "allowed", "actor": "admin", "count": 1},
+    "turned away": {
+        "type": "auth", "door": "models", "outcome": "refused", "code": "virtual_key_not_found",
+        "credential": "ab12", "address": "2001:db8::1", "count": 7, "until": AT, "request": "r",
+    },
+    **{
+        f"gateway {action}": {
+            "type": "gateway", "actor": "cli:ann", "action": action, "version": "1", "config": "a",
+        }
+        for action in ("start", "stop", "configure", "else")
+    },
+    "clock": {"type": "clock", "step": -5},
+    "intent": {"type": "intent", "request": "r", "key": "k", "user": "u", "model": "m"},
+    "content": {
+        "type": "content", "request": "r", "key": "k", "side": "request", "subject": "u",
+        "sealer": "s", "size": 4, "mac": "ff", "sealed": "AAAA",
+    },
+    "erasure": {"type": "erasure", "actor": "admin", "subject": "u", "reason": "asked"},
+    "withdrawn": {"type": "withdrawn", "actor": "admin", "withdrawn": [1, 2]},
+    **{
+        f"retention {action}": {"type": "retention", "actor": "steward", "action": action, "end": 9}
+        for action in ("archive", "prune", "hold", "release")
+    },
+}  # fmt: skip
 ALL: dict[str, Event] = {
     **NAMED,
     **{f"any {kind.__name__}": made(kind) for kind in typing.get_args(events.Event)},
@@ -82,6 +108,10 @@ def signed() -> Record:
 
 RECORDS = {
     **{name: record(event) for name, event in ALL.items()},
+    **{
+        name: entry(ORIGIN, 6, msgspec.json.encode({"seq": 5, **one, "at": AT}))
+        for name, one in OTHERS.items()
+    },
     "checkpoint": signed(),
     "of another version": entry(ORIGIN, 9, b'{"type":"session.begun","at":5,"who":["a"],"n":{}}'),
     "unreadable": entry(ORIGIN, 10, b'{"seq":1,not json'),
@@ -174,7 +204,7 @@ def leaves(value: Any, place: str = "") -> list[tuple[str, Any]]:
 
 
 TYPES: dict[str, Any] = {
-    "keyword": str, "date": str, "match_only_text": str, "long": int, "integer": int,
+    "keyword": str, "date": str, "match_only_text": str, "long": int, "integer": int, "ip": str,
 }  # fmt: skip
 
 
@@ -244,6 +274,8 @@ def test_what_a_siem_is_told_of_a_request() -> None:
     assert document["event"]["outcome"] == "success"
     assert document["bifrost"]["model"]["cost"] == 1234
     assert ecs(RECORDS["refused"])["event"]["type"] == ["denied"]
+    assert document["source"] == {"ip": "192.0.2.7"}
+    assert ocsf(RECORDS["request"])["src_endpoint"] == {"ip": "192.0.2.7"}
     changed = ecs(RECORDS["policy rotate virtual_key"])
     assert changed["user"] == {"name": "cli:ann", "target": {"id": "vk_1", "name": "key 1"}}
     assert changed["message"] == "cli:ann: rotate virtual_key 'key 1'"

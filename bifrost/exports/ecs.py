@@ -9,30 +9,40 @@ from __future__ import annotations
 from typing import Any
 
 from bifrost.exports.records import CHECKPOINT, Record
-from bifrost.exports.sentences import ending, sentence, tokens
+from bifrost.exports.sentences import address, ending, sentence, tokens
 
 VERSION = "9.4.0"
 # Category and kind of an event by its type; what is not listed is configuration, info.
-CATEGORIES: dict[str, str] = {
-    "model": "api",
-    "policy": "iam",
-    "reconciled": "configuration",
-    "prices": "configuration",
-    "audit": "configuration",
-    "export": "configuration",
-    "key_handover": "configuration",
-    "budget": "iam",
+KINDS: dict[str, tuple[str, str]] = {
+    "model": ("api", "access"),
+    "intent": ("api", "start"),
+    "content": ("api", "info"),
+    "policy": ("iam", "change"),
+    "budget": ("iam", "info"),
+    "auth": ("authentication", "start"),
+    "gateway": ("process", "change"),
+    "reconciled": ("configuration", "change"),
+    "prices": ("configuration", "change"),
+    "audit": ("configuration", "access"),
+    "retention": ("configuration", "change"),
+    "erasure": ("configuration", "deletion"),
+    "key_handover": ("configuration", "change"),
 }
-ACTIONS = {"create": "creation", "delete": "deletion", "update": "change", "rotate": "change",
-           "revoke": "change"}  # fmt: skip
-TYPES = {"reconciled": "change", "prices": "change", "key_handover": "change", "audit": "access"}
+# Of an action, where it says more than the type.
+ACTIONS = {
+    ("policy", "create"): "creation",
+    ("policy", "delete"): "deletion",
+    ("gateway", "start"): "start",
+    ("gateway", "stop"): "end",
+    ("retention", "prune"): "deletion",
+}
 ENTITIES = {"virtual_key": "user", "user": "user", "team": "group", "customer": "organization"}
 # Said elsewhere in the document, so not under ``bifrost`` again.
 HOMES = frozenset(
-    ("type", "v", "seq", "at", "done_at", "request", "key", "user", "team", "customer", "asked",
-     "model", "provider", "outcome", "code", "status", "agent", "actor", "action", "reason",
-     "took_ns")
+    ("type", "v", "seq", "at", "done_at", "key", "user", "team", "customer", "code", "actor",
+     "action", "reason", "took_ns", "client", "address")
 )  # fmt: skip
+OF_REQUESTS = HOMES | {"request", "asked", "model", "provider", "status", "agent"}
 
 
 def ecs(record: Record) -> dict[str, Any]:
@@ -54,7 +64,8 @@ def ecs(record: Record) -> dict[str, Any]:
         document |= _model(event)
     elif record.kind == "policy":
         document |= _entity(event)
-    own = {name: value for name, value in event.items() if name not in HOMES and _plain(value)}
+    homes = OF_REQUESTS if record.kind == "model" else HOMES
+    own = {name: value for name, value in event.items() if name not in homes and _plain(value)}
     if own:
         document["bifrost"] = {record.kind: own}
     return document
@@ -73,22 +84,17 @@ def _event(record: Record) -> dict[str, Any]:
     }
     if record.kind == CHECKPOINT:
         return {**found, "kind": "state", "category": ["configuration"], "type": ["info"]}
-    found["category"] = [CATEGORIES.get(record.kind, "configuration")]
-    found["type"] = [_type(record)]
+    category, kind = KINDS.get(record.kind, ("configuration", "info"))
+    if record.kind == "model" and event.get("outcome") == "refused":
+        kind = "denied"
+    found["category"] = [category]
+    found["type"] = [ACTIONS.get((record.kind, str(event.get("action"))), kind)]
     found |= {"sequence": record.index, "hash": record.hash}
     found["original"] = record.raw.decode("utf-8", "backslashreplace")
     for name, source in (("code", "code"), ("reason", "reason"), ("duration", "took_ns")):
         if event.get(source):
             found[name] = event[source]
     return found
-
-
-def _type(record: Record) -> str:
-    if record.kind == "model":
-        return "denied" if record.event.get("outcome") == "refused" else "access"
-    if record.kind == "policy":
-        return ACTIONS.get(str(record.event.get("action")), "change")
-    return TYPES.get(record.kind, "info")
 
 
 def _parties(event: dict[str, Any]) -> dict[str, Any]:
@@ -107,6 +113,9 @@ def _parties(event: dict[str, Any]) -> dict[str, Any]:
         found["related"] = {"user": related}
     if event.get("key"):
         found["tags"] = [f"key:{event['key']}"]
+    if where := address(event):
+        found["source"] = {"ip": where}
+        found.setdefault("related", {})["ip"] = [where]
     return found
 
 

@@ -11,19 +11,22 @@ from hashlib import sha256
 from typing import Any
 
 from bifrost.exports.records import CHECKPOINT, PRODUCT, Record
-from bifrost.exports.sentences import ending, sentence, tokens
+from bifrost.exports.sentences import address, ending, sentence, tokens
 
 VERSION = "1.8.0"
 CATEGORIES = {0: "Uncategorized", 1: "System Activity", 3: "Identity & Access Management",
               6: "Application Activity"}  # fmt: skip
-BASE, LOG, ENTITY, API = 0, 1008, 3004, 6003
-CLASSES = {BASE: "Base Event", LOG: "Event Log Activity", ENTITY: "Entity Management",
+BASE, LOG, LOGON, ENTITY, LIFE, API = 0, 1008, 3002, 3004, 6002, 6003
+CLASSES = {BASE: "Base Event", LOG: "Event Log Activity", LOGON: "Authentication",
+           ENTITY: "Entity Management", LIFE: "Application Lifecycle",
            API: "API Activity"}  # fmt: skip
 ENTITY_ACTIVITY = {"create": 1, "read": 2, "update": 3, "delete": 4, "rotate": 3, "revoke": 11}
 ENTITY_NAMES = {1: "Create", 2: "Read", 3: "Update", 4: "Delete", 11: "Deactivate"}
-LOG_ACTIVITY = {"export": 3, "added": 9, "removed": 10, "stalled": 7, "recovered": 6}
-LOG_NAMES = {3: "Export", 5: "Rotate", 6: "Start", 7: "Stop", 9: "Enable", 10: "Disable",
-             99: "Other"}  # fmt: skip
+LOG_ACTIVITY = {"export": 3, "added": 9, "removed": 10, "stalled": 7, "recovered": 6,
+                "archive": 4, "prune": 2}  # fmt: skip
+LOG_NAMES = {2: "Delete", 3: "Export", 4: "Archive", 5: "Rotate", 6: "Start", 7: "Stop",
+             9: "Enable", 10: "Disable", 99: "Other"}  # fmt: skip
+LIFE_ACTIVITY = {"start": (3, "Start"), "stop": (4, "Stop"), "configure": (8, "Update")}
 SHA_256 = 3
 STATUS = {"unknown": (0, "Unknown"), "success": (1, "Success"), "failure": (2, "Failure")}
 GATEWAY = {"name": "bifrost"}
@@ -99,6 +102,12 @@ def _actor(event: dict[str, Any]) -> dict[str, Any]:
     return {"user": user}
 
 
+def _client(event: dict[str, Any]) -> dict[str, Any]:
+    """Where it came from; its program's name where no address is recorded."""
+    where = address(event)
+    return {"ip": where} if where else {"name": str(event.get("agent") or "client")}
+
+
 def _unmapped(record: Record, *known: str) -> dict[str, Any]:
     skipped = (*known, "type", "v", "seq", "at")
     left = {name: value for name, value in record.event.items() if name not in skipped}
@@ -110,8 +119,7 @@ def _model(record: Record) -> dict[str, Any]:
     into, out = tokens(event)
     more: dict[str, Any] = {
         "actor": _actor(event),
-        # The address is not recorded; what is known of the client is its session and agent.
-        "src_endpoint": {"name": event.get("agent") or "client"},
+        "src_endpoint": _client(event),
         "api": {
             "operation": "model.request",
             "service": GATEWAY,
@@ -152,7 +160,8 @@ def _policy(record: Record) -> dict[str, Any]:
     }
     more = _unmapped(record, "actor", "kind", "id", "name", "reason")
     name = ENTITY_NAMES.get(activity, "Other")
-    return _event(record, ENTITY, activity, name, entity=entity, actor=_actor(event), **more)
+    return _event(record, ENTITY, activity, name, entity=entity, actor=_actor(event),
+        **_source(event), **more,)  # fmt: skip
 
 
 def _changed(what: str, name: str) -> Callable[[Record], dict[str, Any]]:
@@ -162,7 +171,8 @@ def _changed(what: str, name: str) -> Callable[[Record], dict[str, Any]]:
         event = record.event
         entity = {"type": what, "name": str(event.get(name) or what)}
         more = _unmapped(record, "actor", "reason")
-        return _event(record, ENTITY, 3, "Update", entity=entity, actor=_actor(event), **more)
+        return _event(record, ENTITY, 3, "Update", entity=entity, actor=_actor(event),
+        **_source(event), **more,)  # fmt: skip
 
     return change
 
@@ -176,8 +186,31 @@ def _log(record: Record) -> dict[str, Any]:
     more = _unmapped(record, "actor", "reason")
     return _event(
         record, LOG, activity, LOG_NAMES[activity], log_name=record.origin,
-        log_provider="bifrost", actor=_actor(event), **more,
+        log_provider="bifrost", actor=_actor(event), **_source(event), **more,
     )  # fmt: skip
+
+
+def _logon(record: Record) -> dict[str, Any]:
+    """Somebody was let in or turned away."""
+    event = record.event
+    user = _actor(event)["user"] if event.get("key") or event.get("actor") else {"name": "unknown"}
+    more = {"user": user, "service": GATEWAY, **_source(event)}
+    if isinstance(event.get("count"), int):
+        more["count"] = event["count"]
+    more |= _unmapped(record, "actor", "key", "code", "count", "address", "client")
+    return _event(record, LOGON, 1, "Logon", **more)
+
+
+def _life(record: Record) -> dict[str, Any]:
+    """The gateway began, ended, took up another configuration."""
+    event = record.event
+    activity, name = LIFE_ACTIVITY.get(str(event.get("action")), (99, "Other"))
+    app = {"name": "Bifrost", "vendor_name": "Bifrost", "version": str(event.get("version", ""))}
+    return _event(record, LIFE, activity, name, app=app, **_unmapped(record, "version"))
+
+
+def _source(event: dict[str, Any]) -> dict[str, Any]:
+    return {"src_endpoint": _client(event)} if address(event) else {}
 
 
 def _base(record: Record) -> dict[str, Any]:
@@ -189,6 +222,11 @@ KINDS: dict[str, Callable[[Record], dict[str, Any]]] = {
     "policy": _policy,
     "reconciled": _changed("request", "request"),
     "prices": _changed("price table", "digest"),
+    "auth": _logon,
+    "gateway": _life,
+    "intent": _model,
+    "erasure": _changed("subject", "subject"),
+    "retention": _log,
     "audit": _log,
     "export": _log,
     "key_handover": _log,

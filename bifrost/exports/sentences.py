@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any, Literal
 
 from bifrost.exports.records import CHECKPOINT, Record
@@ -37,6 +38,17 @@ def sentence(record: Record) -> str:
         case "export":
             why = f": {event['reason']}" if event.get("reason") else ""
             return f"Export {event.get('sink')!r} {event.get('action')}{why}"
+        case "auth":
+            who = event.get("actor") or event.get("key") or "somebody unknown"
+            return f"{who} at the door {event.get('door')}: {event.get('outcome')}{_code(event)}"
+        case "gateway":
+            return f"{event.get('actor')}: {event.get('action')} of the gateway"
+        case "intent":
+            return f"Request {event.get('request')} to {event.get('model')} is about to leave"
+        case "content":
+            return f"The {event.get('side')} of {event.get('request')}, for the subject alone"
+        case "erasure":
+            return f"{event.get('actor')}: what {event.get('subject')} said can be read by nobody"
         case _ if record.kind == CHECKPOINT:
             return f"The first {record.index} entries of the audit log are signed"
     return _anything(record.kind, event)
@@ -45,11 +57,13 @@ def sentence(record: Record) -> str:
 def _model(event: dict[str, Any]) -> str:
     who = event.get("user") or event.get("key")
     model = event.get("model") or event.get("asked")
-    text = f"Request to {model} by {who}: {event.get('outcome')}"
-    if event.get("code"):
-        text += f" ({event['code']})"
+    text = f"Request to {model} by {who}: {event.get('outcome')}{_code(event)}"
     cost = event.get("cost")
     return f"{text}, {usd(cost)} USD" if isinstance(cost, int) and cost else text
+
+
+def _code(event: dict[str, Any]) -> str:
+    return f" ({event['code']})" if event.get("code") else ""
 
 
 def _anything(kind: str, event: dict[str, Any]) -> str:
@@ -67,6 +81,15 @@ def ending(event: dict[str, Any]) -> Ending:
     if said in GOOD:
         return "success"
     return "failure" if said in BAD else "unknown"
+
+
+def address(event: dict[str, Any]) -> str | None:
+    """The address of the client, if it is one and was recorded."""
+    found = event.get("client") or event.get("address")
+    try:
+        return str(ip_address(found)) if isinstance(found, str) else None
+    except ValueError:
+        return None
 
 
 def tokens(event: dict[str, Any]) -> tuple[int, int]:
