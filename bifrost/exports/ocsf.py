@@ -158,10 +158,9 @@ def _policy(record: Record) -> dict[str, Any]:
         "uid": str(event.get("id", "")),
         "name": str(event.get("name", "")),
     }
-    more = _unmapped(record, "actor", "kind", "id", "name", "reason")
+    more = _source(event) | _unmapped(record, "actor", "kind", "id", "name", "reason")
     name = ENTITY_NAMES.get(activity, "Other")
-    return _event(record, ENTITY, activity, name, entity=entity, actor=_actor(event),
-        **_source(event), **more,)  # fmt: skip
+    return _event(record, ENTITY, activity, name, entity=entity, actor=_actor(event), **more)
 
 
 def _changed(what: str, name: str) -> Callable[[Record], dict[str, Any]]:
@@ -170,9 +169,8 @@ def _changed(what: str, name: str) -> Callable[[Record], dict[str, Any]]:
     def change(record: Record) -> dict[str, Any]:
         event = record.event
         entity = {"type": what, "name": str(event.get(name) or what)}
-        more = _unmapped(record, "actor", "reason")
-        return _event(record, ENTITY, 3, "Update", entity=entity, actor=_actor(event),
-        **_source(event), **more,)  # fmt: skip
+        more = _source(event) | _unmapped(record, "actor", "reason")
+        return _event(record, ENTITY, 3, "Update", entity=entity, actor=_actor(event), **more)
 
     return change
 
@@ -183,10 +181,10 @@ def _log(record: Record) -> dict[str, Any]:
     activity = (
         5 if record.kind == "key_handover" else LOG_ACTIVITY.get(str(event.get("action")), 99)
     )
-    more = _unmapped(record, "actor", "reason")
+    more = _source(event) | _unmapped(record, "actor", "reason")
     return _event(
         record, LOG, activity, LOG_NAMES[activity], log_name=record.origin,
-        log_provider="bifrost", actor=_actor(event), **_source(event), **more,
+        log_provider="bifrost", actor=_actor(event), **more,
     )  # fmt: skip
 
 
