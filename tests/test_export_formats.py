@@ -18,6 +18,7 @@ from bifrost.audit import events
 from bifrost.audit.events import AuditAccess, BudgetReached, Event, Exported
 from bifrost.exports.ecs import VERSION as ECS
 from bifrost.exports.ecs import ecs
+from bifrost.exports.formats import guarded
 from bifrost.exports.native import native
 from bifrost.exports.ocsf import VERSION as OCSF
 from bifrost.exports.ocsf import ocsf
@@ -253,6 +254,19 @@ def test_native_is_the_entry_byte_for_byte(told: Record) -> None:
         assert b'"entry":' + told.raw + b"}" in raw
     else:
         assert "base64" in found
+
+
+@pytest.mark.parametrize("form", ["native", "ocsf", "ecs"])
+def test_an_entry_that_fits_no_format_is_told_as_it_is(form: Any) -> None:
+    odd = (
+        b'{"type":"model","at":1e300,"took_ns":"long","client":[1],"status":{"a":1},"in_fresh":"x"}'
+    )
+    one = entry(ORIGIN, 3, odd)
+    found = json.loads(msgspec.json.encode(guarded(form)(one)))
+    assert odd.decode() in (
+        found.get("raw_data"), found.get("event", {}).get("original"),
+        json.dumps(found.get("entry"), separators=(",", ":")).replace("1e+300", "1e300"),
+    )  # fmt: skip
 
 
 def test_what_a_siem_is_told_of_a_request() -> None:

@@ -21,7 +21,7 @@ from bifrost.exports.progress import Progress, slowest
 from bifrost.exports.shipment import LONGEST_S, pause_s
 from tests.administration import Admin
 from tests.collectors import Hec, Intake
-from tests.commands import Office, until
+from tests.commands import Office, bifrost, until
 from tests.running import RunningGateway, RunningMock, bearer, configuration, message
 from tests.test_config import problems
 from tests.test_serve import ask, children, rewrite
@@ -133,6 +133,8 @@ def test_commands_show_replay_and_reset_and_the_log_knows(
         told = about_exports(gateway.data_dir)
         assert [one[1] for one in told] == ["added", "dead_letter", "replay", "reset"]
         assert told[1][0] == "exporter" and told[2][0].startswith("cli:")
+        before = ("audit", "exports", "--data-dir", gateway.data_dir, "dead")
+        assert bifrost(*before).code == 2
         missing = office("audit", "exports", "replay", "nobody")
         assert missing.code == 1 and "There is no export 'nobody'" in missing.err
     finally:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from bifrost.admin.objects import whole as timestamp
 from bifrost.audit import policy
@@ -45,6 +46,8 @@ def exports(context: click.Context, as_json: bool, data_dir: Path) -> None:
       bifrost audit exports replay siem
     """
     if context.invoked_subcommand is not None:
+        if context.get_parameter_source("data_dir") is ParameterSource.COMMANDLINE or as_json:
+            raise click.UsageError("Give options behind the command they are for.")
         return
     with _progress(data_dir) as progress:
         found = progress.standings()

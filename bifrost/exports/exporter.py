@@ -78,6 +78,7 @@ class Exporter:
         self._served: tuple[Sink, ...] = ()
         self._dispatches: list[Dispatch] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._begun = time.monotonic()
 
     async def run(self, stop: threading.Event) -> None:
         """Works until ``stop``; what is under way then gets a moment, else it comes again."""
@@ -101,7 +102,9 @@ class Exporter:
         known = {one.name for one in self._progress.standings()}
         if not known >= {sink.name for sink in sinks}:
             return  # they are about to be noted
-        origin = await asyncio.to_thread(named, self._data_dir, self._progress.named())
+        origin = self._progress.named() or self._name()
+        if origin is None:
+            return  # the steward is about to name the log
         origin = self._progress.origin(origin)
         # Brings in what only some of the sinks need.
         from bifrost.exports.targets import target_of
@@ -114,6 +117,13 @@ class Exporter:
         self._tasks = [asyncio.create_task(one.run()) for one in self._dispatches]
         self._served = sinks
 
+    def _name(self) -> str | None:
+        """The log's name in ids: the one it is signed under, else, in time, one made up."""
+        if keys := sources(Reader(self._data_dir).folder):
+            return PublicKey.parse(keys[0]).name
+        late = time.monotonic() - self._begun > NAMING_S
+        return f"bifrost/audit/{secrets.token_hex(8)}" if late else None
+
     async def _end_tasks(self) -> None:
         for one in self._dispatches:
             one.stop()
@@ -123,20 +133,6 @@ class Exporter:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks, self._dispatches, self._served = [], [], ()
-
-
-def named(data_dir: Path, known: str | None) -> str:
-    """The log's name in ids: the one it is signed under, else one made up.
-
-    Waits for the steward to name a new log. Raises NoteError or OSError.
-    """
-    folder = Reader(data_dir).folder
-    deadline = time.monotonic() + NAMING_S
-    while known is None and time.monotonic() < deadline:
-        if keys := sources(folder):
-            return PublicKey.parse(keys[0]).name
-        time.sleep(0.05)
-    return known or f"bifrost/audit/{secrets.token_hex(8)}"
 
 
 def serve_exports(

@@ -68,7 +68,7 @@ def entry(origin: str, index: int, raw: bytes) -> Record:
     kind = event.get("type")
     return Record(
         origin, index, kind if isinstance(kind, str) else "unknown",
-        at if isinstance(at, int) else 0, raw, event,
+        at if isinstance(at, int) and 0 <= at < 1 << 63 else 0, raw, event,
     )  # fmt: skip
 
 

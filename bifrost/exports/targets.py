@@ -16,7 +16,7 @@ from bifrost.config.exports import (
 from bifrost.exports.answers import Target
 from bifrost.exports.datadog import Datadog
 from bifrost.exports.elastic import Elastic
-from bifrost.exports.formats import FORMATS
+from bifrost.exports.formats import guarded
 from bifrost.exports.hook import Hook
 from bifrost.exports.jsonl import JsonLines
 from bifrost.exports.otlp import Otlp
@@ -27,7 +27,7 @@ from bifrost.exports.syslog import Syslog
 
 def target_of(sink: Sink) -> Target:
     """The target of a sink; make it inside an event loop."""
-    document = FORMATS[sink.format]
+    document = guarded(sink.format)
     match sink:
         case ElasticExport():
             return Elastic(sink, document)
