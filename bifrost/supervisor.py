@@ -319,8 +319,7 @@ class Supervisor:
         serve_webhooks(self.data_dir, lambda: self.settings.webhooks, stop)
 
     def _exporter(self) -> None:
-        stop = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        stop = told_to_stop()
         with stores(self.data_dir) as (_, gate):
             tell = teller(gate, "exporter")
             serve_exports(self.data_dir, lambda: self.settings.evidence.sinks, tell, stop)

@@ -148,7 +148,7 @@ def test_metrics_tell_how_far_each_export_is_behind(mock: RunningMock, tmp_path:
 
     def figures() -> dict[str, float]:
         text = httpx.get(f"{gateway.url}/metrics").text
-        found = re.findall(r'^bifrost_export_(\w+)\{sink="dd",type="datadog"\} (\S+)$', text, re.M)
+        found = re.findall(r'^bifrost_export_(\w+)\{sink="dd"\} (\S+)$', text, re.M)
         return {name: float(value) for name, value in found}
 
     try:
