@@ -20,6 +20,7 @@ from bifrost.audit import policy
 from bifrost.config.load import Stamp, digest, stamp
 from bifrost.config.settings import Network, Provider, Settings
 from bifrost.errors import BifrostError, ConfigError, StoreError
+from bifrost.exports.exporter import enlist, serve_exports, teller
 from bifrost.governance import declared
 from bifrost.governance.admission import Treasury
 from bifrost.governance.directory import Directory
@@ -108,7 +109,7 @@ class Core:
         self._laying = threading.Lock()  # new lanes, one after the other
         self.generation = 0
         self._stop = threading.Event()
-        self._tells = self._courier = self._lives = False
+        self._tells = self._courier = self._lives = self._exports = False
         self._threads: list[threading.Thread] = []
         try:
             lanes = self._configured(settings)
@@ -234,7 +235,7 @@ class Core:
         return max(0, now_ns - oldest[0][0]) if oldest else 0
 
     def start_steward(self) -> None:
-        """Offers this process as steward of the data directory, and as its courier, in threads."""
+        """Offers this process as steward, courier and exporter, in threads."""
         self.recorder.life("start", digest(self.settings))
         self._lives = True
         self.recorder.stands_in = False  # from now on there is a steward
@@ -256,7 +257,7 @@ class Core:
         self._tell()
 
     def _tell(self) -> None:
-        """Serves the configured webhooks; the thread begins when there are any."""
+        """Serves the configured webhooks and exports; a thread begins when there are any."""
         if not self._tells:
             return
         enrol(self.data_dir, self.settings.webhooks)
@@ -269,6 +270,19 @@ class Core:
                 serve_webhooks,
                 (self.data_dir, lambda: self.settings.webhooks, self._stop),
             )
+        self._export()
+
+    def _export(self) -> None:
+        """Serves the configured exports; the thread begins when there are any."""
+        enlist(self.data_dir, self.settings.evidence.sinks, teller(self.gate, "config"))
+        if self.settings.evidence.sinks and not self._exports:
+            self._exports = True
+            self._start(
+                "bifrost-exporter",
+                serve_exports,
+                (self.data_dir, lambda: self.settings.evidence.sinks,
+                 teller(self.gate, "exporter"), self._stop),
+            )  # fmt: skip
 
     def _start(
         self, name: str, work: Callable[..., None], given: tuple[Any, ...], **more: Any
@@ -278,7 +292,7 @@ class Core:
         thread.start()
 
     def close(self) -> None:
-        """Stops the steward and the courier, flushes and closes the stores."""
+        """Stops the steward, the courier and the exporter, flushes and closes the stores."""
         if hasattr(self, "governor"):  # else it could not be opened
             self.governor.tell(everything=True)
         if self._lives:

@@ -21,6 +21,7 @@ from bifrost.audit.log import FOLDER, Reader
 from bifrost.audit.segments import path_of, segments
 from bifrost.core import Core
 from bifrost.errors import BifrostError
+from bifrost.exports.progress import standings
 from bifrost.governance.budgets import budget_window, limit_at
 from bifrost.governance.entities import KINDS, id_number
 from bifrost.meters import GAUGES, TIMINGS, Page, pages
@@ -85,6 +86,11 @@ FAMILIES = tuple(
         ("audit_log_bytes", "gauge", (), "Size of the audit log."),
         ("audit_log_barred", "gauge", (), "1 while it cannot be written and nobody is let in."),
         ("webhook_messages", "gauge", ("webhook", "state"), "Messages that wait or were given up."),
+        ("export_lag_entries", "gauge", ("sink",), "Entries of the audit log a sink lacks."),
+        ("export_lag_seconds", "gauge", ("sink",), "Age of the oldest of them, once it failed."),
+        ("export_entries_total", "counter", ("sink",), "Entries a sink took."),
+        ("export_dead_letters", "gauge", ("sink",), "Entries a sink refused for good."),
+        ("export_failures", "gauge", ("sink",), "Attempts that failed in a row."),
     )
 )  # fmt: skip
 
@@ -160,7 +166,7 @@ def exposition(core: Core) -> str:
     samples: dict[str, list[Sample]] = {}
     for part in (_requests, _processes):
         samples |= part(sums)
-    for look in (_money, _budgets, _log, _webhooks):
+    for look in (_money, _budgets, _log, _webhooks, _exports):
         try:
             samples |= look(core)
         except (BifrostError, OSError) as error:
@@ -295,3 +301,20 @@ def _webhooks(core: Core) -> dict[str, list[Sample]]:
             ("", (("webhook", name), ("state", state)), str(count)) for (name, state), count in rows
         ]
     }
+
+
+def _exports(core: Core) -> dict[str, list[Sample]]:
+    """How far each export has got."""
+    made: dict[str, list[Sample]] = {}
+    end, now = Reader(core.data_dir).end(), time.time_ns()
+    for one in standings(core.data_dir):
+        age = max(0, now - one.waiting_since) if one.waiting_since else 0
+        for name, value in (
+            ("lag_entries", str(max(0, end - one.position))),
+            ("lag_seconds", decimal(age)),
+            ("entries_total", str(one.sent)),
+            ("dead_letters", str(one.dead)),
+            ("failures", str(one.failures)),
+        ):
+            made.setdefault(f"export_{name}", []).append(("", (("sink", one.name),), value))
+    return made

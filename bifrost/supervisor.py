@@ -29,6 +29,7 @@ from bifrost.config.load import Stamp, digest, load, stamp, with_default_provide
 from bifrost.config.settings import Settings
 from bifrost.core import open_gate, recording, stores
 from bifrost.errors import BifrostError, ConfigError
+from bifrost.exports.exporter import any_noted, enlist, serve_exports, teller
 from bifrost.governance import declared
 from bifrost.governance.directory import Directory
 from bifrost.metering.catalogue import Catalogue
@@ -140,7 +141,9 @@ class Supervisor:
         ]
         enrol(self.data_dir, self.settings.webhooks)
         couriers = [Child("webhooks", self._courier)] if self.settings.webhooks else []
-        for child in (steward, *workers, *couriers):
+        self._enlist()
+        exporters = [Child("exporter", self._exporter)] if self.settings.evidence.sinks else []
+        for child in (steward, *workers, *couriers, *exporters):
             child.start()
             self.children.append(child)
         succession.note_pid(self.data_dir)
@@ -185,7 +188,7 @@ class Supervisor:
         self._signals = [number for number in self._signals if number != signal.SIGUSR2]
         if not succession.sound(self.source):
             return
-        names = ("steward", "webhooks")  # there is one of each at a time
+        names = ("steward", "webhooks", "exporter")  # there is one of each at a time
         stewards = [child.pid for child in self.children if child.name in names and child.pid]
         mock = [child.pid for child in self.children if child.name == "mock provider"]
         workers = [child.pid for child in self.children if child.name.startswith("worker")]
@@ -253,6 +256,19 @@ class Supervisor:
             self.children = [child for child in self.children if child.name != "webhooks"]
             if self.settings.webhooks:
                 self.children.append(Child("webhooks", self._courier))
+        if old.evidence.sinks != self.settings.evidence.sinks:
+            self._end("exporter")
+            self.children = [child for child in self.children if child.name != "exporter"]
+            self._enlist()
+            if self.settings.evidence.sinks:
+                self.children.append(Child("exporter", self._exporter))
+
+    def _enlist(self) -> None:
+        """Notes which exports are configured; what became different is in the audit log."""
+        sinks = self.settings.evidence.sinks
+        if sinks or any_noted(self.data_dir):
+            with stores(self.data_dir) as (_, gate):
+                enlist(self.data_dir, sinks, teller(gate, "config"))
 
     def _end(self, name: str) -> None:
         for child in self.children:
@@ -317,6 +333,12 @@ class Supervisor:
 
         stop = told_to_stop()
         serve_webhooks(self.data_dir, lambda: self.settings.webhooks, stop)
+
+    def _exporter(self) -> None:
+        stop = told_to_stop()
+        with stores(self.data_dir) as (_, gate):
+            tell = teller(gate, "exporter")
+            serve_exports(self.data_dir, lambda: self.settings.evidence.sinks, tell, stop)
 
     def _worker(self, sock: socket.socket) -> None:
         import uvicorn

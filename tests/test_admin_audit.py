@@ -100,6 +100,14 @@ def test_an_export_is_whole_and_exact(admin: Admin) -> None:
     named = admin("GET", f"{LOGS}/export?type=policy&actor=admin").text.splitlines()
     assert len(named) == 13
     assert admin("HEAD", f"{LOGS}/export").content == b""
+    for form, note in (("ocsf", ("unmapped", "checkpoint")), ("ecs", ("bifrost", "checkpoint"))):
+        lines = admin("GET", f"{LOGS}/export?format={form}&last=5").text.splitlines()
+        *told, last = [json.loads(line) for line in lines]
+        raws = [row.get("raw_data") or row["event"]["original"] for row in told]
+        assert [sha256(b"\0" + raw.encode()).hexdigest() for raw in raws] == [
+            row["hash"] for row in rows[:6]
+        ]
+        assert note[1] in last[note[0]]
 
 
 def test_who_reads_the_log_is_in_the_log(admin: Admin, tmp_path: Path) -> None:

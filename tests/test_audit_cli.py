@@ -55,6 +55,11 @@ def test_a_running_gateways_log_verifies_and_so_does_a_copy(
     *entries, last = [json.loads(line) for line in lines.read_text().splitlines()]
     assert [row["index"] for row in entries] == list(range(before))
     assert last["checkpoint"].startswith(entries[0]["origin"])
+    given = ("--data-dir", copy, "--format", "ocsf", "-o", lines)
+    assert bifrost("audit", "export", *given).code == 0
+    *told, last = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [row["metadata"]["sequence"] for row in told] == list(range(before))
+    assert last["unmapped"]["checkpoint"].startswith(entries[0]["origin"])
     assert len(payloads(copy)) == before
 
 

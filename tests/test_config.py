@@ -10,7 +10,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from bifrost.config import Loaded, Settings, default_settings, evidence, json_schema, load, parse
+from bifrost.config import (
+    Loaded,
+    Settings,
+    default_settings,
+    evidence,
+    exports,
+    json_schema,
+    load,
+    parse,
+)
 from bifrost.config import settings as specs
 from bifrost.config.settings import instant_ns
 from bifrost.errors import ConfigError
@@ -124,6 +133,9 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`audit_logs.retention.archive`": evidence.Archive,
     "`audit_logs.immutability`": evidence.Immutability,
     "`enterprise`": evidence.Enterprise,
+    "`audit_logs.exports[]`": exports.Export,
+    "Exports by HTTP": exports.HttpExport,
+    **{f"Exports of type `{kind}`": sink for kind, sink in exports.KINDS.items()},
 }
 
 
@@ -132,8 +144,16 @@ def test_every_key_is_documented_with_its_default(title: str) -> None:
     section = DOCS.read_text("utf-8").split(f"\n### {title}\n")[1].split("\n#")[0]
     documented = dict(re.findall(r"^\| `(.+?)` \| (?:`(.+?)`|–) \|", section, re.M))
     real = {}
+    above = {
+        (field.name, field.default)
+        for base in SECTIONS[title].__mro__[1:]
+        if base in (exports.Export, exports.HttpExport)
+        for field in msgspec.structs.fields(base)
+    }
     for field in msgspec.structs.fields(SECTIONS[title]):
         default = field.default
+        if (field.name, default) in above:
+            continue
         if default is msgspec.NODEFAULT and field.default_factory is not msgspec.NODEFAULT:
             default = field.default_factory()
         if default is msgspec.NODEFAULT:
@@ -353,7 +373,9 @@ def test_the_schema_describes_every_key() -> None:
     for node in (schema, *schema["$defs"].values()):
         assert node["title"] and node["description"] and node["additionalProperties"] is False
         assert all("description" in member for member in node["properties"].values())
-    assert set(schema["$defs"]) == {kind.__name__ for kind in SECTIONS.values()} - {"Settings"}
+    assert set(schema["$defs"]) == {kind.__name__ for kind in SECTIONS.values()} - {
+        "Settings", "Export", "HttpExport",
+    }  # fmt: skip
     json_schema()["properties"].clear()
     assert json_schema() == schema
 

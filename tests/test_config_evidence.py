@@ -94,7 +94,7 @@ def kept(**fields: object) -> dict[str, Any]:
         (
             {"audit_logs": {"retentions": {}}},
             "audit_logs.retentions: unknown key; did you mean 'retention'? (valid: enabled,"
-            " retention, immutability, content, mode)",
+            " retention, immutability, content, mode, exports)",
         ),
     ],
 )

@@ -416,3 +416,11 @@ def test_times() -> None:
     for text in ("1970-01-01T00:00:00", "1970-01-01", "19700101T000000Z", "9999-99-99T00:00:00Z"):
         with pytest.raises(ValueError, match="RFC 3339"):
             instant_ns(text)
+
+
+def test_a_budget_without_a_limit() -> None:
+    document = {"governance": {"teams": [{"name": "t", "budgets": [{"reset_duration": "1M"}]}]}}
+    assert problems(document) == [
+        "governance.teams[0].budgets[0].max_limit: missing; expected an amount in USD such as"
+        " '75.00'"
+    ]

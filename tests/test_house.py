@@ -20,6 +20,7 @@ WINGS = {
     *("usage", "steward", "mock", "logs", "listener", "farewell", "succession", "binding", "child"),
     *("stewardship", "standin", "tally", "recorder"),
     *("recovery", "reconciliation", "admin", "pricing", "alerts", "webhooks"),
+    "exports",
 }
 TOP = {"core", "metrics", "app", "offer", "doors", "embedding", "supervisor", "cli"}
 TOP |= {"__init__", "__main__"}
@@ -45,11 +46,12 @@ MAY = {
     "steward": LEAVES | {"audit", "usage", "governance", "stewardship"},
     "standin": LEAVES | {"audit", "usage", "governance", "steward", "stewardship"},
     "recovery": LEAVES | {"audit", "governance", "identify", "stewardship"},
-    "admin": LEAVES | ROOMS | {"identify", "lanes", "usage", "pricing", "recorder"},
+    "admin": LEAVES | ROOMS | {"identify", "lanes", "usage", "pricing", "recorder", "exports"},
     "reconciliation": LEAVES | {"audit", "governance", "identify", "recovery"},
     "tally": LEAVES | {"audit"},
     "alerts": LEAVES | {"audit", "governance"},
     "webhooks": LEAVES | {"audit", "alerts"},
+    "exports": LEAVES | {"audit", "alerts", "webhooks"},
     "mock": {"errors"},
     "logs": set(),
     "listener": set(),
@@ -97,7 +99,7 @@ def test_imports_go_one_way(path: Path) -> None:
     roots = {name.partition(".")[0] for name in imports(path)}
     if room(path) not in {"doors", "app", "admin"}:
         assert "starlette" not in roots
-    if room(path) not in {"upstream", "webhooks"}:
+    if room(path) not in {"upstream", "webhooks", "exports"}:
         assert "aiohttp" not in roots
     if room(path) not in {"governance"}:
         assert "lmdb" not in roots

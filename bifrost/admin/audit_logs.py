@@ -9,7 +9,7 @@ from base64 import b64encode
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -23,6 +23,7 @@ from bifrost.audit.merkle import leaf
 from bifrost.audit.notary import Signed
 from bifrost.audit.notes import NoteError
 from bifrost.errors import NotFound, StoreError
+from bifrost.exports.formats import Lines, last_line, line
 
 log = logging.getLogger("bifrost.admin")
 JSON_LINES = "application/jsonl"
@@ -57,7 +58,9 @@ class EntriesQuery(FilterQuery, frozen=True, kw_only=True):
 class ExportQuery(FilterQuery, frozen=True, kw_only=True):
     """Which entries, in which form."""
 
-    format: Literal["jsonl"] = "jsonl"
+    format: Annotated[
+        Lines, Meta(description="Byte for byte (jsonl), or by a schema: OCSF 1.8, ECS.")
+    ] = "jsonl"
     first: Annotated[Number, Meta(description="Index to begin with.")] = 0
     last: Annotated[Number | None, Meta(description="Index to end with.")] = None
 
@@ -201,10 +204,10 @@ def export(house: House, ask: Ask) -> Reply:
     if query.last is not None:
         end = min(end, query.last + 1)
     house.recorder.access("export", query.first, max(0, end - query.first), _said(wanted))
-    return Reply(lines=_lines(house.data_dir, query.first, end, wanted))
+    return Reply(lines=_lines(house.data_dir, query.first, end, wanted, query.format))
 
 
-def _lines(data_dir: Path, start: int, end: int, wanted: Wanted) -> Iterator[bytes]:
+def _lines(data_dir: Path, start: int, end: int, wanted: Wanted, form: Lines) -> Iterator[bytes]:
     """The export in pieces. It breaks off without its last line when the log is damaged."""
     reader = Reader(data_dir)
     signed = _signed(reader.folder)
@@ -212,7 +215,7 @@ def _lines(data_dir: Path, start: int, end: int, wanted: Wanted) -> Iterator[byt
     piece = bytearray()
     try:
         for index, entry in extracts.between(reader, max(start, reader.oldest()), end, wanted):
-            piece += extracts.line(origin, index, entry)
+            piece += line(form, origin, index, entry)
             if len(piece) >= CHUNK:
                 yield bytes(piece)
                 piece.clear()
@@ -220,7 +223,7 @@ def _lines(data_dir: Path, start: int, end: int, wanted: Wanted) -> Iterator[byt
         log.error("an export of the audit log broke off", extra={"error": str(error)})
         raise
     if signed is not None:
-        piece += msgspec.json.encode({"checkpoint": signed.note, "keys": signed.keys}) + b"\n"
+        piece += last_line(form, signed)
     yield bytes(piece)
 
 

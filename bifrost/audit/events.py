@@ -104,6 +104,27 @@ class ModelAccess(
     first_byte_ns: int = 0
 
 
+class Exported(
+    msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="type", tag="export", gc=False
+):
+    """Something happened to an export of this log.
+
+    ``action``: added, changed, removed (by the configuration), stalled, recovered, dead_letter
+    (``count`` entries from ``first`` on were refused for good), gap (``count`` entries from
+    ``first`` on were gone before they were sent), reset (``first`` is next), replay.
+    """
+
+    v: int = 1
+    seq: int = 0
+    at: int
+    actor: str
+    action: str
+    sink: str
+    first: int = 0
+    count: int = 0
+    reason: str = ""
+
+
 Event = (
     ModelAccess
     | PolicyChange
@@ -119,6 +140,7 @@ Event = (
     | Intent
     | Content
     | Erasure
+    | Exported
 )
 
 

@@ -115,3 +115,18 @@ def record_access(gate: Gate, action: str, first: int, count: int, filters: str 
         reason=reason(), client=client(),
     )  # fmt: skip
     return put(gate, event, "The access cannot be recorded, so it is refused")
+
+
+def record_export(
+    gate: Gate, action: str, sink: str, first: int = 0, count: int = 0, why: str = ""
+) -> None:
+    """Puts what happened to an export into the outbox; raises StoreError.
+
+    The fields are those of ``events.Exported``; ``why`` goes before the reason somebody gave.
+    """
+    now = time.time_ns()
+    event = events.Exported(
+        at=now, actor=actor(), action=action, sink=sink, first=first, count=count,
+        reason=why or reason(),
+    )  # fmt: skip
+    put(gate, event, "What happened to an export cannot be recorded")

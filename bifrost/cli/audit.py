@@ -24,9 +24,11 @@ from bifrost.audit.segments import segments
 from bifrost.audit.verdict import Damaged, Verdict
 from bifrost.audit.verify import Verification
 from bifrost.cli import content as contents
+from bifrost.cli.exports import exports
 from bifrost.cli.store import json_option, print_json, recorded, table
 from bifrost.cli.usage import Moment
 from bifrost.errors import BifrostError, StoreError
+from bifrost.exports.formats import Lines, last_line, line
 
 F = TypeVar("F", bound=Callable[..., Any])
 TAMPERED, UNREADABLE = 1, 2
@@ -69,6 +71,7 @@ def audit() -> None:
 
 audit.add_command(contents.compare)
 audit.add_command(contents.erase)
+audit.add_command(exports)
 
 
 @contextmanager
@@ -360,18 +363,20 @@ def _cells(index: int, entry: bytes) -> tuple[str, ...]:
 
 
 @audit.command()
-@click.option("--format", "form", type=click.Choice(["jsonl"]), default="jsonl", show_default=True)
+@click.option("--format", "form", type=click.Choice(["jsonl", "ocsf", "ecs"]), default="jsonl",
+              show_default=True, help="Byte for byte, or by a schema.")  # fmt: skip
 @click.option("--first", type=click.IntRange(0), default=0, help="Index to begin with.")
 @click.option("--last", type=click.IntRange(0), help="Index to end with.")
 @click.option("--output", "-o", type=click.File("wb"), default="-", help="File.  [default: stdout]")
 @_filters
 @log_option
 def export(
-    form: str, first: int, last: int | None, output: Any, data_dir: Path, **given: Any
+    form: Lines, first: int, last: int | None, output: Any, data_dir: Path, **given: Any
 ) -> None:
     """Write entries, oldest first, one JSON object a line; the last line is the newest checkpoint.
 
-    `entry` is the recorded JSON byte for byte, `hash` its hash in the tree.
+    With jsonl `entry` is the recorded JSON byte for byte, `hash` its hash in the tree; ocsf (1.8)
+    and ecs are what a SIEM is sent.
 
     \b
     Example:
@@ -386,10 +391,9 @@ def export(
         signed = Signed.load(folder)
         origin = signed.checkpoint.origin if signed else ""
         for index, entry in extracts.between(reader, max(first, reader.oldest()), end, wanted):
-            output.write(extracts.line(origin, index, entry))
+            output.write(line(form, origin, index, entry))
         if signed is not None:
-            output.write(msgspec.json.encode({"checkpoint": signed.note, "keys": signed.keys}))
-            output.write(b"\n")
+            output.write(last_line(form, signed))
 
 
 def _record(

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from bifrost.config.exports import Sink, check_exports
 from bifrost.config.fields import FilePath, Spec, Text, or_reference
 from bifrost.config.findings import Findings
 from bifrost.config.values import AGE, age_ns
@@ -58,7 +59,7 @@ class AuditLogs(Spec, frozen=True, kw_only=True):
     """The audit log. It is written in any case: usage and the counters are derived from it."""
 
     enabled: Annotated[
-        bool, Meta(description="false: neither signed nor archived; everything is kept.")
+        bool, Meta(description="false: neither signed, archived nor exported; all is kept.")
     ] = True
     retention: Annotated[Retention, Meta(description="How long entries are kept.")] = Retention()
     immutability: Annotated[Immutability, Meta(description="How it is signed.")] = Immutability()
@@ -70,6 +71,12 @@ class AuditLogs(Spec, frozen=True, kw_only=True):
         Literal["standard", "strict"],
         Meta(description="strict: a request leaves only after its intent is on the disk."),
     ] = "standard"
+    exports: Annotated[tuple[Sink, ...], Meta(description="Where entries are sent.")] = ()
+
+    @property
+    def sinks(self) -> tuple[Sink, ...]:
+        """The exports that are served."""
+        return self.exports if self.enabled else ()
 
     @property
     def signs(self) -> bool:
@@ -97,6 +104,7 @@ def check_evidence(outer: AuditLogs | None, wrapped: Enterprise, findings: Findi
     }.items():
         if block is not None:
             _retention(f"{place}.retention", block, findings)
+            check_exports(f"{place}.exports", block.exports, findings)
 
 
 def _retention(place: str, block: AuditLogs, findings: Findings) -> None:

@@ -14,7 +14,7 @@ from bifrost.config import documents
 from bifrost.config.findings import Findings
 from bifrost.config.rules import check
 from bifrost.config.settings import Provider, ProviderKey, Settings
-from bifrost.config.shape import Shape, plain, settings_type
+from bifrost.config.shape import Shape, choices, plain, settings_type
 
 Stamp = tuple[int, int, int] | None
 
@@ -98,9 +98,12 @@ def _public(value: Any, kind: inspect.Type, hidden: str) -> Any:
     if "secret" in notes:
         return None if value is None else hidden
     match kind:
+        case inspect.UnionType() if by_tag := choices(kind):
+            return _public(value, next(x for x in by_tag.values() if x.cls is type(value)), hidden)
         case inspect.StructType() if value is not None:
             fields = {field.encode_name: field for field in kind.fields}
-            return {k: _public(getattr(value, f.name), f.type, hidden) for k, f in fields.items()}
+            found = {k: _public(getattr(value, f.name), f.type, hidden) for k, f in fields.items()}
+            return found if kind.tag_field is None else {kind.tag_field: kind.tag, **found}
         case inspect.DictType():
             return {key: _public(item, kind.value_type, hidden) for key, item in value.items()}
         case inspect.VarTupleType() if value is not None:

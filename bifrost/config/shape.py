@@ -63,10 +63,18 @@ def plain(kind: inspect.Type) -> tuple[inspect.Type, dict[str, Any]]:
         if isinstance(kind, inspect.Metadata):
             notes = {**(kind.extra or {}), **notes}
             kind = kind.type
-        elif isinstance(kind, inspect.UnionType) and "money" not in notes:
+        elif isinstance(kind, inspect.UnionType) and "money" not in notes and not choices(kind):
             kind = next(t for t in kind.types if not isinstance(t, inspect.NoneType))
         else:
             return kind, notes
+
+
+def choices(kind: inspect.Type) -> dict[str, inspect.StructType]:
+    """The structs of a union that its objects choose among by a key, by the key's value."""
+    if not isinstance(kind, inspect.UnionType):
+        return {}
+    structs = [one for one in kind.types if isinstance(one, inspect.StructType)]
+    return {str(one.tag): one for one in structs if one.tag_field is not None}
 
 
 def expected(kind: inspect.Type) -> str:
@@ -100,6 +108,8 @@ def empty(kind: inspect.Type) -> Any:
     """What stands in for a value that was reported."""
     kind, notes = plain(kind)
     match kind:
+        case inspect.UnionType() if by_tag := choices(kind):
+            return empty(next(iter(by_tag.values())))
         case inspect.StructType():
             return kind.cls(**{f.name: empty(f.type) for f in kind.fields if f.required})
         case inspect.VarTupleType():
@@ -150,6 +160,8 @@ class Shape:
         match kind:
             case inspect.StructType():
                 return self._struct(kind, raw, place)
+            case inspect.UnionType() if isinstance(raw, dict):
+                return self._choice(kind, raw, place)
             case inspect.DictType():
                 return self._dict(kind, raw, place)
             case inspect.VarTupleType() if isinstance(raw, list | tuple):
@@ -207,6 +219,8 @@ class Shape:
         values = {}
         for key, item in raw.items():
             field = fields.get(key)
+            if key == kind.tag_field:
+                continue
             if field is None:
                 self._unknown(kind.cls, key, place, list(fields))
             elif item in RESERVED_VALUES.get((kind.cls, key), ()):
@@ -221,6 +235,21 @@ class Shape:
                     )
                 values[field.name] = empty(field.type)
         return kind.cls(**values)
+
+    def _choice(self, kind: inspect.UnionType, raw: dict[Any, Any], place: str) -> Any:
+        """An object that says by a key which of several it is."""
+        by_tag = choices(kind)
+        key = next(iter(by_tag.values())).tag_field or ""
+        tag = raw.get(key)
+        if isinstance(tag, str) and tag in by_tag:
+            return self._struct(by_tag[tag], raw, place)
+        here, valid = inside(place, key), listed(list(by_tag))
+        if key not in raw:
+            self.findings.add(here, f"missing; expected {valid}")
+        else:
+            hint = meant(tag, by_tag) if isinstance(tag, str) else ""
+            self.findings.add(here, f"expected {valid}, got {self._got(tag, here, False)}{hint}")
+        return empty(kind)
 
     def _dict(self, kind: inspect.DictType, raw: object, place: str) -> dict[str, Any]:
         values: dict[str, Any] = {}

@@ -71,7 +71,7 @@ class Sender:
         except TimeoutError:
             return Outcome(error=f"no answer within {hook.timeout_s:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return Outcome(error=_reason(error))
+            return Outcome(error=reason(error))
 
     async def close(self) -> None:
         """Closes connections."""
@@ -102,7 +102,7 @@ class Sender:
             return Outcome(status)
         text = f"HTTP {status}"
         try:
-            said = _plain(await answer.content.read(SHOWN))
+            said = plain(await answer.content.read(SHOWN))
         except (TimeoutError, aiohttp.ClientError, OSError):
             said = ""
         if 300 <= status < 400:
@@ -127,7 +127,7 @@ def retry_after_s(value: str) -> int:
     return max(0, min(seconds, LONGEST_WAIT_S))
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Why there was no answer, without the address, which may hold a token."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"the certificate was not accepted: {error.certificate_error}"[:SHOWN]
@@ -145,7 +145,7 @@ def _system(error: OSError) -> str:
     return (error.strerror or type(error).__name__)[:SHOWN]
 
 
-def _plain(raw: bytes) -> str:
+def plain(raw: bytes) -> str:
     """The beginning of an answer as one line of printable text."""
     text = "".join(c if c.isprintable() else " " for c in raw.decode("utf-8", "replace"))
     return " ".join(text.split())
