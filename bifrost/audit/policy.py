@@ -94,3 +94,13 @@ def record_access(gate: Gate, action: str, first: int, count: int, filters: str 
         gate.append(events.encode(event), now, admitting=True)
     except GateError as error:
         raise StoreError(f"The access cannot be recorded, so it is refused: {error}.") from error
+
+
+def record_hold(gate: Gate, action: str, name: str) -> None:
+    """Puts a legal hold (``hold``) or its end (``release``) into the outbox; raises StoreError."""
+    now = time.time_ns()
+    event = events.RetentionStep(at=now, actor=actor(), action=action, name=name, reason=reason())
+    try:
+        gate.append(events.encode(event), now, admitting=True)
+    except GateError as error:
+        raise StoreError(f"The hold cannot be recorded, so it stays as it is: {error}.") from error
