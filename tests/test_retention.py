@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from bifrost.audit.verify import Verification
 from bifrost.config.evidence import Archive, ArchiveBucket, Retention
 from bifrost.errors import BifrostError, NotFound, StoreError
 from tests.commands import until
-from tests.evidence import Scribe, entry, examined, public
+from tests.evidence import Scribe, entry, examined, public, resigned, rewritten, stolen
 from tests.seaweed import CREDENTIALS, Store, running
 
 OLD = -400 * 86_400  # seconds from now
@@ -287,6 +288,73 @@ def test_entries_whose_time_is_over_are_removed_and_the_rest_is_proved(tmp_path:
     (forged / "minimum").write_text(note)
     assert examined(forged).intact
     keeping.close()
+
+
+def test_no_file_time_makes_us_sign_that_entries_had_to_go(tmp_path: Path) -> None:
+    keeping = Keeping(tmp_path, archive_after="30d", duration="365d")
+    then = time.time_ns() - 31 * 86_400 * 10**9
+    for _ in range(8):
+        keeping.add([b'{"at":%d,"pad":"%s"}' % (then, b"x" * 900)] * 5)
+    keeping.sign()
+    keeping.age(-31 * 86_400)
+    keeping.settle()
+    assert Parts(keeping.folder).archived()
+    expire(keeping.folder, 1 << 60)
+    keeping.settle()
+    assert Parts(keeping.folder).minimum() == 0 and not keeping.trouble
+    assert examined(keeping.folder).intact
+    keeping.close()
+
+
+def test_a_thief_who_rewrote_what_was_then_removed_is_found(tmp_path: Path) -> None:
+    keeping = Keeping(tmp_path, duration="365d")
+    keeping.fill(10)
+    kept, folder = (keeping.folder / "checkpoint").read_text(), keeping.folder
+    keeping.close()
+    rows = [raw for _, raw in entries(folder)]
+    honest = [sha256(b"\0" + one).digest() for one in rows]
+    rewritten(folder, [*rows[:3], entry(999), *rows[4:]])
+    resigned(folder, stolen(folder))
+    assert not examined(folder, kept=kept).intact
+    thief = Keeping(tmp_path, duration="365d")
+    thief.fill(50)
+    thief.age()
+    thief.settle()
+    assert Parts(folder).minimum() > 256
+    thief.close()
+    assert examined(folder).intact
+    found = examined(folder, kept=kept)
+    assert "has another root" in found.findings[0].what
+    leaves = folder / "tile" / "0" / "000000"
+    forged = leaves.read_bytes()
+    leaves.write_bytes(b"".join(honest) + forged[len(honest) * 32 :])
+    assert "stored tree was altered" in str(examined(folder, kept=kept).findings)
+
+
+def test_no_byte_of_an_archived_part_changes_unseen(tmp_path: Path) -> None:
+    keeping = Keeping(tmp_path, archive_after="30d", segment_bytes=600)
+    keeping.fill(3)
+    keeping.age()
+    keeping.settle()
+    keeping.close()
+    [first, second] = sorted((keeping.folder / "archive").rglob("*.zst"))[:2]
+    whole, other = first.read_bytes(), second.read_bytes()
+    manifest = Parts(keeping.folder).manifest(0)
+    assert manifest is not None
+    right = parts.unpacked(manifest, whole)
+    first.chmod(0o600)
+    for at in range(len(whole)):
+        changed = whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :]
+        first.write_bytes(changed)
+        parts._unpacked.clear()
+        verdict = examined(keeping.folder)
+        if verdict.intact:  # a bit that means nothing to zstd: the entries are the same
+            assert parts.unpacked(manifest, changed) == right
+        else:
+            assert verdict.first_bad is not None and verdict.first_bad < manifest.end
+    first.write_bytes(other)
+    parts._unpacked.clear()
+    assert examined(keeping.folder).first_bad == 0
 
 
 def test_without_an_archive_segments_are_removed_where_they_are(tmp_path: Path) -> None:

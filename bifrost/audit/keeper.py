@@ -21,6 +21,7 @@ import msgspec
 
 from bifrost.audit import depots, events, holds
 from bifrost.audit.log import Log, Reader
+from bifrost.audit.merkle import leaf
 from bifrost.audit.notary import Notary
 from bifrost.audit.parts import FOLDER as ARCHIVED
 from bifrost.audit.parts import LAST, MINIMUM, Manifest, Parts, is_whole, object_name, pack
@@ -32,7 +33,7 @@ from bifrost.errors import BifrostError, StoreError
 log = logging.getLogger("bifrost.audit")
 EVERY_S = 5.0  # between two looks while nothing is under way
 RETRY_S = 60.0  # after a failure
-LOCKED_S = 3600.0  # until a part that may not be removed yet is tried again
+LOCKED_S = 3600.0  # until what may not be removed yet is tried again
 SOON_S = 0.2  # when something waits to be signed
 STRIDE = 2048
 DAY_NS = 86_400_000_000_000
@@ -58,6 +59,7 @@ class Keeper:
         self._due = 0.0
         self._task: Task | None = None
         self._removing: tuple[int, int] | None = None  # the minimum to be, the entry that says so
+        self._unripe = 0.0  # until when nothing is found old enough
         self._undone = False  # a task failed and is to be tried again
         self._patience = 0.0  # until when parts under a lock are left alone
 
@@ -74,7 +76,7 @@ class Keeper:
                 task.finish(append)
             self._seal()
             self._remove(append)
-            self._task = self._next()
+            self._task = self._task or self._next()
             if task is not None or not self._undone:
                 self._told("")
         except (BifrostError, OSError) as error:
@@ -218,32 +220,62 @@ class Keeper:
             self._removing = removing
         elif removing is not None:
             self._raise_minimum(removing[0])
-        elif (upto := self._expired(least)) > least and not holds.holds(self._folder):
-            step = events.RetentionStep(
-                at=time.time_ns(), actor="gateway", action="prune", first=least, end=upto,
-                reason=f"older than {self._retention.duration}",
-            )  # fmt: skip
-            self._removing = upto, append([events.encode(step)])
+        elif time.monotonic() < self._unripe or holds.holds(self._folder):
+            return
+        elif ends := self._expired(least):
+            self._task = Task(lambda: self._prune(least, ends))
         if self._removing is not None:
             self._due = min(self._due, time.monotonic() + SOON_S)
 
-    def _expired(self, least: int) -> int:
-        """Up to which index the time of all entries is over."""
+    def _expired(self, least: int) -> list[int]:
+        """The ends of parts and segments whose time is over, as far as manifests and files say."""
         duration = self._retention.duration_ns
         if duration is None:
-            return least
-        limit, upto = time.time_ns() - duration, least
+            return []
+        limit = time.time_ns() - duration
+        ends: list[int] = []
         for first, end in self._parts.archived():
             manifest = self._parts.manifest(first) if end > least else None
             if manifest is not None:
                 if manifest.newest > limit:
-                    return upto
-                upto = end
+                    return ends
+                ends.append(end)
         for _, end, newest in self._sealed():
             if newest > limit:
                 break
-            upto = max(upto, end)
-        return upto
+            if end not in ends:
+                ends.append(end)
+        return ends
+
+    def _prune(self, least: int, ends: list[int]) -> Step:
+        """Lets go what is old by the word of its last entry, which is signed. In a thread.
+
+        Otherwise whoever changes the time of a file could have us sign that entries had to go.
+        """
+        limit, upto = time.time_ns() - (self._retention.duration_ns or 0), least
+        tiles, reader = Tiles(self._folder), Reader(self._folder.parent)
+        for end in ends:
+            [(_, entry)] = reader.read(end - 1, 1)
+            if leaf(entry) != tiles.hashes(0, end - 1, 1):
+                raise StoreError(
+                    f"DAMAGED audit log: entry {end - 1} is not the one that was signed; nothing is"
+                    " removed. `bifrost audit verify` says what was changed."
+                )
+            if events.time_of(entry) > limit:
+                break
+            upto = end
+
+        def finished(append: Append) -> None:
+            if upto == least:  # files and entries do not agree: not asked all the time
+                self._unripe = time.monotonic() + LOCKED_S
+            else:
+                step = events.RetentionStep(
+                    at=time.time_ns(), actor="gateway", action="prune", first=least, end=upto,
+                    reason=f"older than {self._retention.duration}",
+                )  # fmt: skip
+                self._removing = upto, append([events.encode(step)])
+
+        return finished
 
     def _raise_minimum(self, upto: int) -> None:
         with holds.guarded(self._folder):
