@@ -22,6 +22,7 @@ def kept(**retention: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.timeout(300)
 def test_a_gateway_archives_and_everything_reads_on(tmp_path: Path) -> None:
     gateway = RunningGateway(tmp_path, kept(archive_after="2s", duration="1h"))
     try:
@@ -54,6 +55,7 @@ def test_a_gateway_archives_and_everything_reads_on(tmp_path: Path) -> None:
     assert Office(gateway.data_dir)("audit", "verify").code == 0
 
 
+@pytest.mark.timeout(300)
 def test_a_gateway_removes_what_is_over_unless_it_is_held(tmp_path: Path) -> None:
     gateway = RunningGateway(tmp_path, kept(archive_after="2s", duration="20s"))
     try:
@@ -82,6 +84,7 @@ def test_a_gateway_removes_what_is_over_unless_it_is_held(tmp_path: Path) -> Non
         gateway.stop()
 
 
+@pytest.mark.timeout(300)
 def test_an_archive_that_is_away_is_told_and_the_log_goes_on(tmp_path: Path) -> None:
     place = tmp_path / "mounted"
     place.mkdir()

@@ -15,7 +15,6 @@ import threading
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -36,6 +35,7 @@ LAST = "last"  # the newest outbox number of what is archived
 MINIMUM = "minimum"
 SUFFIX = ".json"
 LEVEL = 6  # 64 MiB take 0.7 s; 9 takes twice that and saves a hundredth
+PIECE = 1 << 20
 _TITLE = "bifrost audit log: minimum index v1"
 _NAME = re.compile(r"([0-9]{20})-([0-9]{20})\.json")
 _UNFIT = re.compile(r"[^A-Za-z0-9_/-]")
@@ -173,29 +173,47 @@ def object_name(origin: str, first: int, end: int) -> str:
 
 def pack(data: bytes) -> bytes:
     """A segment as it goes into the archive."""
-    return zstd.compress(data, LEVEL)
+    packer = zstd.ZstdCompressor(LEVEL)
+    packer.set_pledged_input_size(len(data))
+    view = memoryview(data)
+    parts = [packer.compress(view[at : at + PIECE]) for at in range(0, len(data), PIECE)]
+    return b"".join((*parts, packer.flush()))
 
 
 def unpacked(manifest: Manifest, packed: bytes) -> bytes:
     """The segment of a part, not compared with anything; raises StoreError if it is none."""
+    return b"".join(_pieces(manifest, packed))
+
+
+def is_whole(manifest: Manifest, packed: bytes) -> bool:
+    """Whether what a depot holds gives the very segment of the manifest."""
+    digest = hashlib.sha256()
     try:
-        info: Any = zstd.get_frame_info(packed)
-        if info.decompressed_size != manifest.size:
+        for piece in _pieces(manifest, packed):
+            digest.update(piece)
+    except StoreError:
+        return False
+    return digest.hexdigest() == manifest.sha256
+
+
+def _pieces(manifest: Manifest, packed: bytes) -> Iterator[bytes]:
+    """The segment of a part, never more than it may be. In pieces: the steward shares our
+    interpreter, and a segment is large."""
+    unpacker, left, given = zstd.ZstdDecompressor(), manifest.size, packed
+    try:
+        while not unpacker.eof:
+            piece = unpacker.decompress(given, PIECE)
+            given, left = b"", left - len(piece)
+            if left < 0 or not piece and unpacker.needs_input:
+                raise zstd.ZstdError("it has another size than its manifest says")
+            yield piece
+        if left or unpacker.unused_data:
             raise zstd.ZstdError("it has another size than its manifest says")
-        return bytes(zstd.decompress(packed))
     except (zstd.ZstdError, EOFError) as error:
         raise StoreError(
             f"DAMAGED audit log: {manifest.name} in the archive {manifest.depot} cannot be"
             f" unpacked: {error}."
         ) from error
-
-
-def is_whole(manifest: Manifest, packed: bytes) -> bool:
-    """Whether what a depot holds gives the very segment of the manifest."""
-    try:
-        return hashlib.sha256(unpacked(manifest, packed)).hexdigest() == manifest.sha256
-    except StoreError:
-        return False
 
 
 def minimum_note(key: SigningKey, index: int, seen: Checkpoint) -> str:
