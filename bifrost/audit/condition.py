@@ -40,8 +40,7 @@ def condition(folder: Path) -> Condition:
     """How the log in a folder is; raises StoreError or OSError."""
     parts, reader = Parts(folder), Reader(folder, folder=folder)
     least, local = parts.minimum(), segments(folder)
-    manifests = [parts.manifest(first) for first, _ in parts.archived()]
-    found = [one for one in manifests if one is not None]
+    found = parts.manifests()
     trouble = folder / TROUBLE
     return Condition(
         end=reader.end(), oldest=reader.oldest(), minimum=least, local=len(local),

@@ -268,7 +268,7 @@ class Keeper:
         def finished(append: Append) -> None:
             if upto == least:  # files and entries do not agree: not asked all the time
                 self._unripe = time.monotonic() + LOCKED_S
-            else:
+            elif not holds.holds(self._folder):
                 step = events.RetentionStep(
                     at=time.time_ns(), actor="gateway", action="prune", first=least, end=upto,
                     reason=f"older than {self._retention.duration}",

@@ -112,15 +112,11 @@ class Parts:
 
     def manifest(self, first: int) -> Manifest | None:
         """The manifest of the part that begins with an entry; raises StoreError."""
-        for begin, _, path in self._files():
-            if begin == first:
-                try:
-                    return msgspec.json.decode(path.read_bytes(), type=Manifest)
-                except FileNotFoundError:
-                    return None
-                except (OSError, msgspec.DecodeError) as error:
-                    raise StoreError(f"The manifest {path} cannot be read: {error}") from error
-        return None
+        return next((_load(path) for begin, _, path in self._files() if begin == first), None)
+
+    def manifests(self) -> list[Manifest]:
+        """All of them; raises StoreError."""
+        return [one for _, _, path in self._files() if (one := _load(path)) is not None]
 
     def segment(self, first: int) -> bytes | None:
         """The bytes of a segment, from here or from its depot; None if it is in neither place.
@@ -164,6 +160,15 @@ class Parts:
         for path in folder.iterdir() if folder.is_dir() else ():
             if shape := _NAME.fullmatch(path.name):
                 yield int(shape[1]), int(shape[2]), path
+
+
+def _load(path: Path) -> Manifest | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except FileNotFoundError:  # removed at this moment
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise StoreError(f"The manifest {path} cannot be read: {error}") from error
 
 
 def object_name(origin: str, first: int, end: int) -> str:
