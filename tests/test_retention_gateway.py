@@ -47,7 +47,7 @@ def test_a_gateway_archives_and_everything_reads_on(tmp_path: Path) -> None:
         assert '"index":0,' in (tmp_path / "lines").read_text()
         assert office("usage").code == 0
         metrics = httpx.get(f"{gateway.url}/metrics", timeout=30).text
-        assert "bifrost_audit_archive_lag_seconds " in metrics
+        assert 'bifrost_audit_overdue_seconds{step="archive"} ' in metrics
         shown = office("audit", "status").out
         assert "archived" in shown and "TROUBLE" not in shown
     finally:

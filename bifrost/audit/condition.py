@@ -44,12 +44,17 @@ def condition(folder: Path) -> Condition:
     trouble = folder / TROUBLE
     return Condition(
         end=reader.end(), oldest=reader.oldest(), minimum=least, local=len(local),
-        local_bytes=sum(_size(path_of(folder, first)) for first in local),
+        local_bytes=local_bytes(folder),
         archived=len(found), archived_bytes=sum(one.packed for one in found),
         doomed=sum(one.end <= least for one in found), depots=sorted({one.depot for one in found}),
         sealed_at=_sealed_at(folder, local), holds=holds.holds(folder),
         trouble=trouble.read_text("utf-8") if trouble.exists() else "",
     )  # fmt: skip
+
+
+def local_bytes(folder: Path) -> int:
+    """The size of the segments beside us."""
+    return sum(_size(path_of(folder, first)) for first in segments(folder))
 
 
 def lags_ns(folder: Path, retention: Retention, now_ns: int) -> tuple[int, int]:
