@@ -16,7 +16,8 @@ from bifrost import recovery
 from bifrost._fast.density import Densities
 from bifrost._fast.gate import Gate, GateError
 from bifrost.alerts.thresholds import Thresholds
-from bifrost.audit import policy
+from bifrost.audit import depots, policy
+from bifrost.audit.log import FOLDER as AUDIT
 from bifrost.config.load import Stamp, digest, stamp
 from bifrost.config.settings import Network, Provider, Settings
 from bifrost.errors import BifrostError, ConfigError, StoreError
@@ -85,6 +86,7 @@ class Core:
 
     def __init__(self, settings: Settings, data_dir: Path) -> None:
         make_folder(data_dir)
+        depots.remember(settings.evidence, data_dir / AUDIT)
         self.data_dir = data_dir
         self.recorder = Recorder(data_dir, lambda: self.gate)
         self.directory = Directory(data_dir, self.recorder.change, self.recorder.turn)
@@ -185,6 +187,7 @@ class Core:
         hosts = {name: self._host(name, provider) for name, provider in settings.providers.items()}
         self.settings = settings
         self.witness.configure(settings.evidence)
+        depots.remember(settings.evidence, self.data_dir / AUDIT)
         self.treasury.help_url = settings.help_url
         self.generation += 1
         return Lanes(

@@ -17,8 +17,8 @@ from bifrost._fast.meters import PLACES, QUICK_NS, SLOW_NS
 from bifrost._fast.timing import Timing
 from bifrost.alerts import reached
 from bifrost.alerts.thresholds import LEVEL
+from bifrost.audit.condition import lags_ns, local_bytes
 from bifrost.audit.log import FOLDER, Reader
-from bifrost.audit.segments import path_of, segments
 from bifrost.core import Core
 from bifrost.errors import BifrostError
 from bifrost.exports.progress import standings
@@ -83,8 +83,10 @@ FAMILIES = tuple(
         ("upstream_reused_total", "counter", ("upstream",), "Requests that found one open."),
         ("steward_lag_seconds", "gauge", (), "Age of the oldest event not yet in the audit log."),
         ("audit_log_entries", "gauge", (), "Entries on the disk."),
-        ("audit_log_bytes", "gauge", (), "Size of the audit log."),
+        ("audit_log_bytes", "gauge", (), "Size of the audit log's segments beside the gateway."),
         ("audit_log_barred", "gauge", (), "1 while it cannot be written and nobody is let in."),
+        ("audit_overdue_seconds", "gauge", ("step",),
+         "How long the oldest segment should have been archived, or removed (prune)."),
         ("webhook_messages", "gauge", ("webhook", "state"), "Messages that wait or were given up."),
         ("export_lag_entries", "gauge", ("sink",), "Entries of the audit log a sink lacks."),
         ("export_lag_seconds", "gauge", ("sink",), "Age of the oldest of them, once it failed."),
@@ -287,11 +289,15 @@ def _budgets(core: Core) -> dict[str, list[Sample]]:
 
 def _log(core: Core) -> dict[str, list[Sample]]:
     folder = core.data_dir / FOLDER
-    size = sum(path_of(folder, first).stat().st_size for first in segments(folder))
+    evidence, late = core.settings.evidence, (0, 0)
+    if evidence.keeps:
+        late = lags_ns(folder, evidence.retention, time.time_ns())
     return {
         "audit_log_entries": [("", (), str(Reader(core.data_dir).end()))],
-        "audit_log_bytes": [("", (), str(size))],
-    }
+        "audit_log_bytes": [("", (), str(local_bytes(folder)))],
+        "audit_overdue_seconds": [("", (("step", step),), f"{lag / 1e9:.0f}")
+                                  for step, lag in zip(("archive", "prune"), late, strict=True)],
+    }  # fmt: skip
 
 
 def _webhooks(core: Core) -> dict[str, list[Sample]]:

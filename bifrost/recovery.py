@@ -239,16 +239,14 @@ def _summed(data_dir: Path, directory: Directory) -> list[Account]:
 def _first_of_interest(reader: Reader, since_ns: int) -> int:
     """The first segment with anything of ``since_ns`` or later.
 
-    Outbox numbers are times and rise: what is logged before one that is older is older too.
+    Outbox numbers are times and rise: what is logged before one that is older is older too. The
+    newest are asked first: the others may be in an archive.
     """
-    first = reader.oldest()
-    for start in reader.starts()[1:]:
+    for start in reversed(reader.starts()[1:]):
         entry = reader.read(start, 1)
-        number = events.sequence(entry[0][1]) if entry else 0
-        if not 0 < number < since_ns:
-            break
-        first = start
-    return first
+        if entry and 0 < events.sequence(entry[0][1]) < since_ns:
+            return start
+    return reader.oldest()
 
 
 def _count(owners: dict[str, list[Account]], batch: list[tuple[int, bytes]]) -> None:

@@ -22,6 +22,7 @@ from bifrost._fast.gate import Gate, alive
 from bifrost.audit import events
 from bifrost.audit.clock import Clock
 from bifrost.audit.events import Event
+from bifrost.audit.keeper import Keeper
 from bifrost.audit.log import Log, Reader
 from bifrost.audit.notary import Notary
 from bifrost.audit.observer import Observer
@@ -66,6 +67,9 @@ class Steward:
         self._reader = Reader(data_dir)
         self._signs = evidence is None or evidence.signs
         self._notary = Notary(data_dir)
+        self._keeper: Keeper | None = None
+        if evidence is not None and evidence.keeps:
+            self._keeper = Keeper(self._log, self._notary, evidence.retention)
         self._fresh: list[tuple[int, Event]] = []  # decoded, not yet in the view
         self._fresh_from = self._fresh_upto = self._log.next
         self._observers = list(observers)
@@ -142,6 +146,10 @@ class Steward:
         """Lets the notary do what is due."""
         return self._notary.work(self._log.next, self._add) if self._signs else 0
 
+    def _keep(self) -> int:
+        """Lets the keeper do what is due."""
+        return self._keeper.work(self._add) if self._keeper is not None else 0
+
     def _sign_off(self) -> int:
         return self._notary.finish(self._log.next, self._add) if self._signs else 0
 
@@ -164,7 +172,7 @@ class Steward:
         if start == self._fresh_from:
             return self._fresh, self._fresh_upto
         batch = self._reader.read(start, BATCH)
-        return self._decoded(batch), start + len(batch)
+        return self._decoded(batch), batch[-1][0] + 1 if batch else start
 
     @property
     def _behind(self) -> bool:
@@ -342,6 +350,7 @@ class Steward:
             self._try(self._check_clock)
             moved = self._try(self._record)
             moved += self._try(self._observe) + self._try(self._report) + self._try(self._sign)
+            self._try(self._keep)
             if moved < BATCH:
                 self._gather(stop, due)
         try:
@@ -358,6 +367,8 @@ class Steward:
     def close(self) -> None:
         """Has the log signed to its end; closes it, the view and what observers hold."""
         self._try(self._sign_off)
+        if self._keeper is not None:
+            self._keeper.close()
         for observer in self._observers:
             observer.close()
         self._log.close()

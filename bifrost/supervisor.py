@@ -22,6 +22,8 @@ import msgspec
 from bifrost import binding, logs, succession
 from bifrost.alerts.thresholds import Thresholds
 from bifrost.app import App, needs_mock, with_mock_url
+from bifrost.audit import depots
+from bifrost.audit.log import FOLDER as AUDIT
 from bifrost.audit.observer import Observer
 from bifrost.audit.policy import acting
 from bifrost.child import SIGNALS, Child, told_to_stop
@@ -63,6 +65,7 @@ class Supervisor:
         Catalogue.load(_prices(settings))
         self.settings = settings
         self.data_dir = data_dir
+        depots.remember(settings.evidence, data_dir / AUDIT)
         self.source = source
         self.listener = listener
         self.children: list[Child] = []
@@ -239,6 +242,7 @@ class Supervisor:
             return
         old = self.settings
         self.settings = self._complete(msgspec.structs.replace(loaded, server=old.server))
+        depots.remember(self.settings.evidence, self.data_dir / AUDIT)
         self._renew(old)
         if digest(old) != digest(self.settings):
             self.tell("configure", digest(old))

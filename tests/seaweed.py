@@ -76,7 +76,7 @@ def running(folder: Path) -> Iterator[Store]:
                     *(program, "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1"),
                     *("-ip.bind=127.0.0.1", "-filer", "-s3", f"-s3.config={folder / 's3.json'}"),
                     *("-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64"),
-                    *("-volume.max=20", "-master.telemetry=false", *options),
+                    *("-volume.max=200", "-master.telemetry=false", *options),
                 ],
                 cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             )  # fmt: skip

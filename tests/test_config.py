@@ -131,6 +131,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`audit_logs`": evidence.AuditLogs,
     "`audit_logs.retention`": evidence.Retention,
     "`audit_logs.retention.archive`": evidence.Archive,
+    "`audit_logs.retention.archive.s3`": evidence.ArchiveBucket,
     "`audit_logs.immutability`": evidence.Immutability,
     "`enterprise`": evidence.Enterprise,
     "`audit_logs.exports[]`": exports.Export,

@@ -9,6 +9,7 @@ import pytest
 
 from bifrost.audit.notary import Signed
 from bifrost.config.evidence import AuditLogs, Retention
+from bifrost.config.load import public
 from bifrost.config.values import age_ns
 from tests.test_config import problems, read
 from tests.test_steward import House
@@ -51,6 +52,10 @@ def kept(**fields: object) -> dict[str, Any]:
     return {"audit_logs": {"retention": fields}}
 
 
+def stored(**archive: object) -> dict[str, Any]:
+    return kept(archive_after="90d", archive=archive)
+
+
 @pytest.mark.parametrize(
     ("document", "said"),
     [
@@ -80,6 +85,31 @@ def kept(**fields: object) -> dict[str, Any]:
         (
             kept(duration="90d", archive={"directory": "/archive"}),
             "audit_logs.retention.archive: nothing is archived without archive_after; give both",
+        ),
+        (
+            stored(directory="/archive", s3={"bucket": "abc"}),
+            "audit_logs.retention.archive: expected one of directory and s3, got both; keep one of"
+            " them",
+        ),
+        (
+            stored(s3={"bucket": "A B"}),
+            "audit_logs.retention.archive.s3.bucket: expected 3 to 63 small letters, digits, dots"
+            " and hyphens",
+        ),
+        (
+            stored(s3={"bucket": "abc", "endpoint": "minio:9000"}),
+            "audit_logs.retention.archive.s3.endpoint: expected an http or https address without"
+            " user, password, query or fragment",
+        ),
+        (
+            stored(s3={"bucket": "abc", "access_key_id": "x"}),
+            "audit_logs.retention.archive.s3: expected access_key_id and secret_access_key"
+            " together",
+        ),
+        (
+            stored(s3={"bucket": "abc", "object_lock": "compliance"}),
+            "audit_logs.retention.archive.s3.object_lock: needs retention.duration: until then"
+            " objects are locked",
         ),
         (
             {"enterprise": {"audit_logs": {"immutability": {"verification_method": "hmac"}}}},
@@ -116,3 +146,9 @@ def test_what_is_off_is_recorded_all_the_same_and_not_signed(tmp_path: Path) -> 
         assert len(house.logged()) == 2
     finally:
         house.close()
+
+
+def test_secrets_of_an_archive_are_not_shown() -> None:
+    s3 = {"bucket": "abc", "access_key_id": "AKID", "secret_access_key": "very-secret"}
+    settings = read(stored(s3=s3))
+    assert "very-secret" not in repr(settings) + str(public(settings))

@@ -95,10 +95,11 @@ def test_an_object_is_put_once_read_and_removed(store: Store) -> None:
     assert bucket.delete(key)
 
 
-def test_a_locked_object_cannot_be_removed_before_its_time(store: Store) -> None:
-    bucket = store.create("locked", locked=True)
+@pytest.mark.parametrize("lock", ["compliance", "governance"])
+def test_a_locked_object_cannot_be_removed_before_its_time(store: Store, lock: str) -> None:
+    bucket = store.create(f"locked-{lock}", locked=True)
     until = datetime.now(UTC) + timedelta(hours=1)
-    version = bucket.put("held", b"x", lock="compliance", until=until)
+    version = bucket.put("held", b"x", lock=lock, until=until)
     assert version
     assert not bucket.delete("held", version)
     found = bucket.get("held", version)

@@ -165,6 +165,8 @@ def _index(house: House, ask: Ask) -> int:
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else end
     if number >= end:
         raise NotFound(f"There is no entry {text!r}; the log has {end}.")
+    if number < (oldest := _reader(house).oldest()):
+        raise NotFound(extracts.removed(number, oldest))
     return number
 
 

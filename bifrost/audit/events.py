@@ -125,6 +125,30 @@ class Exported(
     reason: str = ""
 
 
+class RetentionStep(
+    msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="type", tag="retention", gc=False
+):
+    """Entries were archived or removed, or a legal hold was set or released.
+
+    ``action``: archive (entries ``first`` to before ``end``, as ``sha256`` of their segment, are in
+    ``depot`` and were read back), prune (entries before ``end`` are removed from now on), hold and
+    release (of ``name``). ``until``: when the archive's lock ends, 0 without one.
+    """
+
+    v: int = 1
+    seq: int = 0
+    at: int
+    actor: str
+    action: str
+    first: int = 0
+    end: int = 0
+    sha256: str = ""
+    depot: str = ""
+    until: int = 0
+    name: str = ""
+    reason: str = ""
+
+
 Event = (
     ModelAccess
     | PolicyChange
@@ -141,6 +165,7 @@ Event = (
     | Content
     | Erasure
     | Exported
+    | RetentionStep
 )
 
 
@@ -230,6 +255,20 @@ def sequence(entry: bytes) -> int:
         return 0
     digits = entry[len(SEQUENCED) : entry.find(b",", 0, 32)]
     return int(digits) if digits.isdigit() else 0
+
+
+class _Timed(msgspec.Struct):
+    at: int = 0
+    done_at: int = 0
+
+
+def time_of(entry: bytes) -> int:
+    """When the event of an entry happened (ns), 0 if it does not say so."""
+    try:
+        timed = msgspec.json.decode(entry, type=_Timed)
+    except msgspec.DecodeError:
+        return 0
+    return timed.done_at or timed.at
 
 
 def entity_digest(entity: msgspec.Struct | None) -> str | None:

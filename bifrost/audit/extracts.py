@@ -48,6 +48,11 @@ class Page(msgspec.Struct, frozen=True):
     before: int | None
 
 
+def removed(index: int, oldest: int) -> str:
+    """The sentence on an entry that is not there any more."""
+    return f"Entry {index} was removed when its time was over; the log begins with {oldest}."
+
+
 def document(entry: bytes) -> dict[str, Any] | None:
     """The JSON of an entry, None if it is none."""
     try:

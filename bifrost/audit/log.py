@@ -12,11 +12,16 @@ import errno
 import logging
 import os
 import struct
+import time
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 from zlib import crc32
 
 from bifrost.audit import events
+from bifrost.audit.parts import FOLDER as ARCHIVED
+from bifrost.audit.parts import LAST, Parts
 from bifrost.audit.segments import entries, frame, frames, later, path_of, segments
 from bifrost.errors import StoreError
 
@@ -32,7 +37,8 @@ class Log:
     """The writer; whoever opens it holds the stewardship of the data directory.
 
     ``next`` is the index of the next entry (how many there are); ``last_seq`` the outbox number of
-    the newest entry that came from the outbox, 0 if none did. Opening cuts off what a crash left
+    the newest entry that came from the outbox, 0 if none did; ``began`` when the last segment's
+    first entry was written (ns), 0 while it has none. Opening cuts off what a crash left
     half-written and was never acknowledged. Raises StoreError, beginning with DAMAGED when an
     acknowledged entry is missing or unreadable.
     """
@@ -41,6 +47,7 @@ class Log:
         self.folder = data_dir / FOLDER
         self.next = 0
         self.last_seq = 0
+        self.began = 0
         self._limit = segment_bytes
         self._first = self._size = 0
         self._fd = -1
@@ -89,7 +96,17 @@ class Log:
             behind = sealed
         if self.next < self._floor:
             raise _damaged(path_of(self.folder, self._first), self.next, "is missing")
+        self.last_seq = max(self.last_seq, _archived_seq(self.folder))
         self._open_segment()
+        if self._size:
+            self.began = self._first_time()
+
+    def _first_time(self) -> int:
+        """When the first entry of the last segment was written, by its own word or the file's."""
+        head = os.pread(self._fd, CHUNK, 0)
+        told = frame(head, 0)
+        at = events.time_of(told.payload) if told is not None else 0
+        return at or os.fstat(self._fd).st_mtime_ns
 
     def _learn(self, first: int, *, torn: bool) -> tuple[int, int, int]:
         """Reads a segment: bytes that are whole, the index behind them, the last outbox number."""
@@ -155,6 +172,7 @@ class Log:
         except OSError as error:
             self.close()  # after a failed write or flush nobody knows what the disk holds
             raise _failed(self.folder, error) from error
+        self.began = self.began or time.time_ns()
         self._size += len(data)
         self.next += len(batch)
         for payload in reversed(batch):
@@ -180,8 +198,19 @@ class Log:
     def _seal(self) -> None:
         """Begins a new segment; the last one is never written again."""
         self.close()
-        self._first, self._size = self.next, 0
+        self._first, self._size, self.began = self.next, 0, 0
         self._open_segment()
+
+    def seal(self) -> None:
+        """Begins a new segment now, unless the last one is empty; raises StoreError."""
+        try:
+            if self._fd < 0:
+                self._reopen()
+            if self._size:
+                self._seal()
+        except OSError as error:
+            self.close()
+            raise _failed(self.folder, error) from error
 
     def _acknowledge(self, *, flush: bool = False) -> None:
         """Tells readers, and the next writer, how far all is on the disk."""
@@ -206,7 +235,8 @@ class Reader:
     def __init__(self, data_dir: Path, *, folder: Path | None = None) -> None:
         """``folder``: where the log is, if it is a copy outside of a data directory."""
         self.folder = folder or data_dir / FOLDER
-        self._segments: list[int] = []
+        self._parts = Parts(self.folder)
+        self._segments: list[int] = []  # and the parts in the archive
         self._places: dict[int, list[tuple[int, int]]] = {}  # segment -> (index, offset) rising
 
     def end(self) -> int:
@@ -222,42 +252,66 @@ class Reader:
 
     def oldest(self) -> int:
         """The index of the oldest entry that is still there (or ``end`` of an empty log)."""
-        return next(iter(segments(self.folder)), 0)
+        return max(next(iter(self._parts.starts()), 0), self._parts.minimum())
 
     def starts(self) -> list[int]:
-        """The index of the first entry of every segment, rising."""
-        return segments(self.folder)
+        """The index of the first entry of every segment, here or in the archive, rising."""
+        return self._parts.starts()
 
     def read(self, start: int, most: int) -> list[tuple[int, bytes]]:
         """Up to ``most`` (index, payload) from index ``start`` on; empty at the log's end.
 
-        Raises StoreError, beginning with DAMAGED, when an acknowledged entry cannot be read.
+        Entries that were removed when their time was over are passed over. Raises StoreError,
+        beginning with DAMAGED when an acknowledged entry cannot be read, DepotError when it is in
+        an archive that cannot be asked.
         """
         found: list[tuple[int, bytes]] = []
+        if not self._segments or start < self._segments[0]:
+            start = max(start, self._parts.minimum())
         end = min(self.end(), start + most)
-        try:
-            while start < end:
+        moved = False
+        while start < end:
+            try:
                 first = self._segment(start)
                 start = self._collect(first, start, end, found)
-        except OSError as error:
-            raise StoreError(f"Cannot read the audit log in {self.folder}: {error}.") from error
+            except FileNotFoundError as error:
+                if moved:
+                    raise self._failed(error) from error
+                self._segments, moved = [], True  # it was archived or removed at this moment
+            except OSError as error:
+                raise self._failed(error) from error
         return found
+
+    def _failed(self, error: OSError) -> StoreError:
+        return StoreError(f"Cannot read the audit log in {self.folder}: {error}.")
 
     def _segment(self, index: int) -> int:
         """The segment that holds an entry."""
         if not self._segments or index >= self._segments[-1]:
-            self._segments = segments(self.folder)
+            self._segments = self._parts.starts()
         at = bisect.bisect_right(self._segments, index) - 1
         if at < 0:
             raise _damaged(self.folder, index, "is missing")
         return self._segments[at]
+
+    def _file(self, first: int) -> BinaryIO:
+        """A segment, wherever it is."""
+        try:
+            return path_of(self.folder, first).open("rb")
+        except FileNotFoundError:
+            data = self._parts.part(first)
+            if data is not None:
+                return BytesIO(data)
+            if self._parts.manifest(first) is not None:
+                raise _damaged(self.folder, first, "is missing from the archive") from None
+            raise
 
     def _collect(self, first: int, start: int, end: int, found: list[tuple[int, bytes]]) -> int:
         """Adds entries of one segment up to ``end``; returns the index to go on from."""
         places = self._places.setdefault(first, [(first, 0)])
         index, offset = places[bisect.bisect_right(places, (start, 1 << 62)) - 1]
         path = path_of(self.folder, first)
-        with path.open("rb") as file:
+        with self._file(first) as file:
             data, at, more = b"", 0, True
             while index < end:
                 entry = frame(data, at)
@@ -278,7 +332,7 @@ class Reader:
 
     def _next_segment(self, path: Path, index: int, start: int, over: bool) -> int:
         """Goes on behind a segment that is over; raises when entries are missing there."""
-        self._segments = segments(self.folder)
+        self._segments = self._parts.starts()
         if over and index in self._segments and index >= start:
             return index
         raise _damaged(path, index, "is missing" if over else "cannot be read")
@@ -296,6 +350,15 @@ def _acknowledged(folder: Path) -> int | None:
         return None
     number, checked = MARK.unpack(raw)
     return int(number) if crc32(raw[:8]) == checked else None
+
+
+def _archived_seq(folder: Path) -> int:
+    """The newest outbox number among the entries that are not beside us any more, or 0."""
+    try:
+        text = (folder / ARCHIVED / LAST).read_text("ascii")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return 0
+    return int(text) if text.isdigit() else 0
 
 
 def _signed(folder: Path) -> int:

@@ -20,6 +20,7 @@ from bifrost.audit import epochs, events, merkle
 from bifrost.audit.epochs import CHECKPOINT, Keyring
 from bifrost.audit.log import Reader
 from bifrost.audit.notes import Checkpoint, NoteError, SigningKey
+from bifrost.audit.parts import Parts, minimum_note
 from bifrost.audit.tiles import FOLDER as TILES
 from bifrost.audit.tiles import Growth, sync_folder, write_whole
 from bifrost.errors import StoreError
@@ -98,6 +99,23 @@ class Notary:
                 break
         return 0
 
+    @property
+    def covered(self) -> int:
+        """How many entries the newest checkpoint covers; 0 while nothing can be signed."""
+        return self._signed.size if self._tree is not None else 0
+
+    @property
+    def origin(self) -> str:
+        """The log's name; there is one as soon as anything is covered."""
+        return self._ring.origin
+
+    def minimum(self, index: int) -> str | None:
+        """The note that lets entries before an index be gone; None while the key cannot sign it:
+        it vouches for no checkpoint of the key before it."""
+        if self.covered < max(index, self._ring.newest.after + 1):
+            return None
+        return minimum_note(self._key, index, self._signed)
+
     # -- opening -------------------------------------------------------------------------------
 
     def _open(self) -> None:
@@ -116,6 +134,11 @@ class Notary:
                 raise StoreError("The tree's hashes do not give the signed root.")
             self._tree = tree
         except StoreError as error:
+            if Parts(self._folder).minimum():
+                raise StoreError(
+                    f"DAMAGED audit log: {error} Entries it was made of were removed when their "
+                    "time was over, so it cannot be made anew: restore audit/tile from a backup."
+                ) from error
             log.warning("the audit log's tree is made anew", extra={"reason": str(error)})
             shutil.rmtree(self._folder / ANEW, ignore_errors=True)
             self._tree = Growth(self._folder, name=ANEW)

@@ -130,3 +130,10 @@ def record_export(
         reason=why or reason(),
     )  # fmt: skip
     put(gate, event, "What happened to an export cannot be recorded")
+
+
+def record_hold(gate: Gate, action: str, name: str) -> None:
+    """Puts a legal hold (``hold``) or its end (``release``) into the outbox; raises StoreError."""
+    now = time.time_ns()
+    event = events.RetentionStep(at=now, actor=actor(), action=action, name=name, reason=reason())
+    put(gate, event, "The hold cannot be recorded, so it stays as it is")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from bifrost.audit import extracts
 from bifrost.audit.epochs import Keyring
 from bifrost.audit.log import Reader
 from bifrost.audit.merkle import inclusion, leaf, root_over
@@ -51,6 +52,8 @@ def prove(folder: Path, index: int) -> str:
     reader = Reader(folder, folder=folder)
     if not 0 <= index < reader.end():
         raise NotFound(f"There is no entry {index}; the log has {reader.end()}.")
+    if index < reader.oldest():
+        raise NotFound(extracts.removed(index, reader.oldest()))
     if signed is None or index >= signed.checkpoint.size:
         raise NotFound(f"Entry {index} is not yet covered by a checkpoint; wait a second.")
     [(_, entry)] = reader.read(index, 1)

@@ -10,8 +10,10 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
+from bifrost.audit.depots import DepotError
 from bifrost.audit.merkle import HASH, fold
-from bifrost.audit.segments import HEAD, LENGTH, SIZE, frame, hashed, path_of, segments
+from bifrost.audit.parts import Parts
+from bifrost.audit.segments import HEAD, LENGTH, SIZE, frame, hashed, path_of
 from bifrost.audit.tiles import TILE, TILE_BYTES, Tiles, tile_roots
 from bifrost.errors import StoreError
 
@@ -23,6 +25,7 @@ class Job(NamedTuple):
     """A segment to hash: of it the entries from ``start``, of the log those before ``stop``.
 
     ``after`` is where the next segment begins, None for the last. ``sizes``: see Part.kept.
+    ``removed``: the entries are not there any more, the stored tree has to do.
     """
 
     folder: Path
@@ -31,6 +34,7 @@ class Job(NamedTuple):
     start: int
     stop: int
     sizes: tuple[int, ...]
+    removed: bool = False
 
 
 class Part(NamedTuple):
@@ -40,7 +44,8 @@ class Part(NamedTuple):
     ``tail``: the hashes behind. ``trouble`` says what is wrong with entry ``end``. ``differs`` is
     the first entry whose hash is not the stored one. ``kept`` holds, for each size asked for, the
     hashes of the last tile of a tree of that size, as far as they are here. ``beyond``: whole
-    entries behind ``stop``.
+    entries behind ``stop``. ``unread`` says why the entries were not read, if they were not: then
+    their hashes are the stored ones.
     """
 
     start: int
@@ -52,17 +57,23 @@ class Part(NamedTuple):
     differs: int | None
     kept: dict[int, bytes]
     beyond: int
+    unread: str = ""
 
 
 def _part(job: Job) -> Part:
+    if job.removed:
+        return _stored(job, "was removed")
     path = path_of(job.folder, job.first)
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        why = f"cannot be read: {error.strerror} ({path.name})"
-        return Part(job.start, job.start, why, b"", b"", b"", None, {}, 0)
+        data = Parts(job.folder).segment(job.first)
+    except DepotError as error:
+        return _stored(job, str(error))
+    except (StoreError, OSError) as error:
+        return _troubled(job, f"cannot be read: {error}")
+    if data is None:
+        return _troubled(job, f"is missing with all of {path.name}")
     at = _place(data, job.first, job.start)
-    stop = max(job.start, job.stop if job.after is None else min(job.stop, job.after))
+    stop = _stop(job)
     row, at, end = hashed(data, at, job.start, stop)
     trouble, beyond = "", 0
     if end < stop:
@@ -75,12 +86,37 @@ def _part(job: Job) -> Part:
             trouble = _trouble(data, at, behind, path)
         elif job.after is not None and at < len(data):
             trouble = f"is there twice, or {path.name} holds more than belongs there"
+    differs = _difference(Tiles(job.folder), job.start, row)
+    return _arranged(job, end, trouble, row, differs, beyond)
+
+
+def _arranged(
+    job: Job, end: int, trouble: str, row: bytes, differs: int | None, beyond: int, unread: str = ""
+) -> Part:
     aligned = min(len(row), -job.start % TILE * HASH)
     whole = aligned + (len(row) - aligned) // TILE_BYTES * TILE_BYTES
     return Part(
         job.start, end, trouble, row[:aligned], tile_roots(row[aligned:whole]), row[whole:],
-        _difference(Tiles(job.folder), job.start, row), _kept(row, job.start, job.sizes), beyond,
+        differs, _kept(row, job.start, job.sizes), beyond, unread,
     )  # fmt: skip
+
+
+def _stop(job: Job) -> int:
+    return max(job.start, job.stop if job.after is None else min(job.stop, job.after))
+
+
+def _troubled(job: Job, trouble: str) -> Part:
+    return Part(job.start, job.start, trouble, b"", b"", b"", None, {}, 0)
+
+
+def _stored(job: Job, why: str) -> Part:
+    """What the stored tree says of entries that cannot be read; the root tells if it is true."""
+    stop = _stop(job)
+    try:
+        row = Tiles(job.folder).hashes(0, job.start, stop - job.start)
+    except StoreError as error:
+        return _troubled(job, f"{why}, and its hash is not there: {error}")
+    return _arranged(job, stop, "", row, None, 0, why)
 
 
 def _place(data: bytes, first: int, start: int) -> int:
@@ -136,10 +172,16 @@ class Survey:
     of all the smallest.
     """
 
-    def __init__(self, folder: Path, start: int, stop: int, sizes: Sequence[int]) -> None:
-        """``start`` is a multiple of 256; roots of ``sizes`` can be asked for afterwards."""
+    def __init__(
+        self, folder: Path, start: int, stop: int, sizes: Sequence[int], minimum: int = 0
+    ) -> None:
+        """``start`` is a multiple of 256; roots of ``sizes`` can be asked for afterwards. Entries
+        before ``minimum`` are not there any more."""
         self.folder, self.start, self.stop = folder, start, stop
+        self.minimum = max(minimum, start)
         self.end = start
+        self.read = 0
+        self.unread: list[tuple[int, int, str]] = []  # from, to before, why
         self.trouble = ""
         self.beyond = 0
         self.differs: int | None = None
@@ -159,14 +201,17 @@ class Survey:
             self.trouble = "is missing"
 
     def _jobs(self) -> list[Job]:
-        found = segments(self.folder)
-        if not found or found[0] > self.start:
+        found = Parts(self.folder).starts()
+        if not found or found[0] > self.minimum:
             self.trouble = "is missing"
             return []
         jobs = []
+        if self.minimum > self.start:
+            low, high = self.start, self.minimum
+            jobs.append(Job(self.folder, low, high, low, self.stop, self._sizes, removed=True))
         for first, after in zip(found, [*found[1:], None], strict=True):
-            if after is None or after > self.start:
-                start = max(first, self.start)
+            if after is None or after > self.minimum:
+                start = max(first, self.minimum)
                 jobs.append(Job(self.folder, first, after, start, self.stop, self._sizes))
         return jobs
 
@@ -179,6 +224,12 @@ class Survey:
             self.beyond += part.beyond
             self.trouble = part.trouble
             return
+        if part.start < self.minimum:
+            pass
+        elif part.unread:
+            self.unread.append((part.start, part.end, part.unread))
+        else:
+            self.read += part.end - part.start
         carry = self._carry + part.head
         if len(carry) == TILE_BYTES:
             self.tiles += fold(carry)

@@ -20,7 +20,8 @@ class Finding(msgspec.Struct, frozen=True):
 
 class Verdict(msgspec.Struct, kw_only=True):
     """What was found. ``checked`` entries were read and hashed; ``not_covered`` are newer than the
-    newest checkpoint."""
+    newest checkpoint. Entries before ``minimum`` were removed when their time was over; ``unread``
+    are in an archive that could not be asked."""
 
     origin: str
     key: str
@@ -28,6 +29,8 @@ class Verdict(msgspec.Struct, kw_only=True):
     root: str
     checked: int = 0
     not_covered: int = 0
+    minimum: int = 0
+    unread: int = 0
     first_bad: int | None = None
     findings: list[Finding] = []
     proved: list[str] = []

@@ -11,12 +11,13 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from bifrost.audit import epochs
+from bifrost.audit import absent, epochs
 from bifrost.audit.epochs import Keyring
 from bifrost.audit.log import Reader
 from bifrost.audit.merkle import EMPTY, HASH, fold, leaves
 from bifrost.audit.notary import Signed
 from bifrost.audit.notes import Checkpoint, NoteError, PublicKey
+from bifrost.audit.parts import Parts
 from bifrost.audit.segments import segments
 from bifrost.audit.survey import Progress, Survey, difference
 from bifrost.audit.tiles import TILE, Tiles, tile_roots
@@ -59,6 +60,9 @@ class Verification:
         self._check_key(key)
         self._check_note(signed.note)
         self._lasts = self._check_epochs()
+        removal = absent.removal(folder, self._ring, self._signed.size, self.verdict)
+        self._minimum = removal.index if removal is not None else 0
+        self._removal = removal.seen if removal is not None else None
         if kept is not None:
             self._check_kept(kept)
 
@@ -127,12 +131,21 @@ class Verification:
 
     def whole(self, progress: Progress | None = None, processes: int = 0) -> Verdict:
         """Hashes every entry again."""
-        self._survey(0, b"", progress, processes)
         verdict, size = self.verdict, self._signed.size
+        start = self._minimum - self._minimum % TILE
+        try:
+            before = self._tiles.hashes(1, 0, start // TILE)
+        except StoreError as error:
+            verdict.found(str(error))
+            return self._concluded()
+        self._survey(start, before, progress, processes)
         if verdict.intact:
+            which = f"{verdict.checked:,} entries read" if start or verdict.unread else (
+                f"{size:,} entries up to the newest checkpoint"
+            )  # fmt: skip
             verdict.proved.append(
-                f"All {size:,} entries up to the newest checkpoint are exactly those that were "
-                "signed: none was changed, removed, inserted or moved."
+                f"All {which} are exactly those that were signed: none was changed, removed, "
+                "inserted or moved."
             )
         return self._concluded()
 
@@ -145,7 +158,8 @@ class Verification:
             verdict.not_proved.append("Anything about entries: none were read.")
             return self._concluded()
         self._compare_known()
-        start = kept.size - kept.size % TILE
+        least = max(kept.size, self._minimum)
+        start = least - least % TILE
         self._survey(start, tiles[: start // TILE * HASH], progress, processes)
         if verdict.intact:
             verdict.proved += [
@@ -177,9 +191,11 @@ class Verification:
                 f"The stored tree gives the signed root, and {verdict.checked:,} of {size:,} "
                 f"entries fit it: first and last of each segment and {SAMPLES} groups by chance."
             )
-        if verdict.checked < size:
+        absent.look_at_archive(Parts(self._folder), verdict)
+        if verdict.checked < size - self._minimum:
             verdict.not_proved.append(
-                f"Anything about the other {size - verdict.checked:,} entries; leave --quick out."
+                f"Anything about the other {size - self._minimum - verdict.checked:,} entries; "
+                "leave --quick out."
             )
         return self._concluded()
 
@@ -189,13 +205,13 @@ class Verification:
 
     def length(self, *, since: bool) -> int:
         """How many entries a whole verification hashes, or one since a checkpoint."""
-        return self._signed.size - (self._kept.size if since and self._kept else 0)
+        kept = self._kept.size if since and self._kept else 0
+        return self._signed.size - max(kept, self._minimum)
 
     def _known(self) -> Iterator[Checkpoint]:
         """Every checkpoint but the newest: those of former keys and the one that was kept."""
         yield from self._lasts
-        if self._kept is not None:
-            yield self._kept
+        yield from filter(None, (self._kept, self._removal))
 
     def _compare_known(self) -> None:
         """Asks the stored tree, which gives the signed root, for the roots of old checkpoints."""
@@ -208,6 +224,8 @@ class Verification:
 
     def _rewritten(self, known: Checkpoint) -> None:
         whose = "your checkpoint" if known is self._kept else "a former key's last checkpoint"
+        if known is self._removal:
+            whose = "the checkpoint of the last removal"
         self.verdict.found(
             f"The log was rewritten: {whose} of {known.size} entries has another root. Which of "
             f"the entries 0 to {known.size - 1} were changed cannot be told."
@@ -217,9 +235,10 @@ class Verification:
         size = self._signed.size
         known = [one for one in self._known() if start <= one.size <= size]
         sizes = sorted({size, *(one.size for one in known)})
-        survey = Survey(self._folder, start, size, sizes)
+        survey = Survey(self._folder, start, size, sizes, self._minimum)
         survey.run(progress, processes)
-        self.verdict.checked, self.verdict.not_covered = survey.end - start, survey.beyond
+        self.verdict.checked, self.verdict.not_covered = survey.read, survey.beyond
+        absent.say_unread(self.verdict, survey.unread)
         if survey.trouble:
             self.verdict.found(f"Entry {survey.end + survey.beyond} {survey.trouble}.",
                                survey.end + survey.beyond)  # fmt: skip
@@ -235,7 +254,18 @@ class Verification:
             found = survey.root(one.size, before)
             if found is not None and found != one.root and root == self._signed.root:
                 self._rewritten(one)
+        if root == self._signed.root:
+            self._compare_old(before + bytes(survey.tiles), start)
         self._check_mark(survey)
+
+    def _compare_old(self, roots: bytes, start: int) -> None:
+        """Compares known checkpoints of entries that were not read again."""
+        for one in self._known():
+            try:
+                if one.size < start and absent.old_root(self._tiles, roots, one.size) != one.root:
+                    self._rewritten(one)
+            except StoreError as error:
+                self.verdict.found(str(error))
 
     def _locate(self, survey: Survey, *, exact: bool) -> None:
         """Says which entry is the first that is not as it was signed; ``exact``: one is known."""
@@ -301,10 +331,12 @@ class Verification:
     def _picked(self, size: int) -> set[int]:
         """The tiles that a quick verification reads."""
         tiles = -(-size // TILE)
-        edges = {at // TILE for first in segments(self._folder) for at in (first, first - 1)}
+        local = segments(self._folder)
+        least = max(self._minimum, next(iter(local), 0))
+        edges = {at // TILE for first in local for at in (first, first - 1)}
         chance = random.SystemRandom()
         picked = {chance.randrange(tiles) for _ in range(SAMPLES)} if tiles else set()
-        return {tile for tile in edges | picked | {tiles - 1} if 0 <= tile < tiles}
+        return {tile for tile in edges | picked | {tiles - 1} if least <= tile * TILE < size}
 
     def _check_tile(self, reader: Reader, tile: int, tiles: bytes) -> None:
         start, verdict = tile * TILE, self.verdict
@@ -350,6 +382,7 @@ class Verification:
         if verdict.intact:
             signed = f"The checkpoint of {self._signed.size:,} entries is signed by {verdict.key}."
             verdict.proved.insert(0, signed)
+            absent.say_removed(verdict)
             if len(ring.epochs) > 1:
                 verdict.proved.append(
                     f"Each of the {len(ring.epochs)} keys was named by the one before it and "

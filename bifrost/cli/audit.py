@@ -24,6 +24,7 @@ from bifrost.audit.segments import segments
 from bifrost.audit.verdict import Damaged, Verdict
 from bifrost.audit.verify import Verification
 from bifrost.cli import content as contents
+from bifrost.cli import retention
 from bifrost.cli.exports import exports
 from bifrost.cli.store import json_option, print_json, recorded, table
 from bifrost.cli.usage import Moment
@@ -128,7 +129,7 @@ def verify(
     """Tell whether anything that was recorded was changed, removed, inserted or moved.
 
     Needs only the files; the gateway may run meanwhile. Exit code 0: intact, 1: not (the first bad
-    entry is named), 2: cannot be read.
+    entry is named), 2: cannot be read, or not all of it, as the archive could not be asked.
 
     \b
     Example:
@@ -153,7 +154,7 @@ def verify(
         print_json({"intact": verdict.intact, **msgspec.to_builtins(verdict)})
     else:
         _print(verdict)
-    sys.exit(0 if verdict.intact else TAMPERED)
+    sys.exit(TAMPERED if not verdict.intact else UNREADABLE if verdict.unread else 0)
 
 
 @contextmanager
@@ -166,7 +167,10 @@ def _bar(length: int, what: str) -> Iterator[Callable[[int], object]]:
 
 
 def _print(verdict: Verdict) -> None:
-    click.echo(f"Audit log {verdict.origin}: {'intact' if verdict.intact else 'NOT INTACT'}")
+    found = "intact" if verdict.intact else "NOT INTACT"
+    if verdict.intact and verdict.unread:
+        found = f"NOT WHOLLY READ: {verdict.unread:,} entries are out of reach"
+    click.echo(f"Audit log {verdict.origin}: {found}")
     if verdict.first_bad is not None:
         click.echo(f"First bad entry: {verdict.first_bad}")
     for finding in verdict.findings:
@@ -326,6 +330,8 @@ def show(
         first = index if index is not None else max(0, before - limit)
         _record(data_dir, "show", first, 1 if index is not None else limit, wanted)
         if index is not None:
+            if index < reader.oldest():
+                raise StoreError(extracts.removed(index, reader.oldest()))
             page = extracts.Page(reader.read(index, 1), None)
             if not page.entries:
                 raise StoreError(f"There is no entry {index}; the log has {reader.end()}.")
@@ -405,3 +411,7 @@ def _record(
         text = filters if isinstance(filters, str) else filters.decode()
         with recorded(data_dir) as (_, _, recorder):
             recorder.access(action, first, count, text)
+
+
+audit.add_command(retention.status)
+audit.add_command(retention.hold)

@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from bifrost.config.exports import Sink, check_exports
-from bifrost.config.fields import FilePath, Spec, Text, or_reference
+from bifrost.config.fields import FilePath, Name, Secret, Spec, Text, or_reference
 from bifrost.config.findings import Findings
-from bifrost.config.values import AGE, age_ns
+from bifrost.config.values import AGE, age_ns, is_address, is_local
 
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 Age = Annotated[Text, Meta(extra_json_schema=or_reference(AGE.pattern))]
+
+
+class ArchiveBucket(Spec, frozen=True, kw_only=True):
+    """A bucket of an S3-compatible store. ``repr`` does not show the credentials."""
+
+    bucket: Annotated[Name, Meta(description="Its name.")]
+    prefix: Annotated[str, Meta(description="What object names begin with.")] = ""
+    region: Annotated[Name, Meta(description="Its region.")] = "us-east-1"
+    endpoint: Annotated[
+        Text | None, Meta(description="http(s) address of the store; null is AWS.")
+    ] = None
+    access_key_id: Annotated[
+        Text | None, Meta(description="Credential; null takes AWS_ACCESS_KEY_ID.")
+    ] = None
+    secret_access_key: Annotated[
+        Secret | None, Meta(description="Credential; null takes AWS_SECRET_ACCESS_KEY.")
+    ] = None
+    session_token: Annotated[Secret | None, Meta(description="Of a temporary credential.")] = None
+    object_lock: Annotated[
+        Literal["none", "governance", "compliance"],
+        Meta(description="Lock each object until duration has passed; the bucket must allow it."),
+    ] = "none"
+    ca_file: Annotated[
+        FilePath | None,
+        Meta(description="PEM file of authorities trusted instead of the system's."),
+    ] = None
+
+    def __repr__(self) -> str:
+        return f"ArchiveBucket(bucket={self.bucket!r}, …)"
 
 
 class Archive(Spec, frozen=True, kw_only=True):
@@ -19,6 +50,9 @@ class Archive(Spec, frozen=True, kw_only=True):
 
     directory: Annotated[
         FilePath | None, Meta(description="Folder of the archive; null: archive beside the log.")
+    ] = None
+    s3: Annotated[
+        ArchiveBucket | None, Meta(description="Bucket of the archive, instead of a folder.")
     ] = None
 
 
@@ -83,6 +117,12 @@ class AuditLogs(Spec, frozen=True, kw_only=True):
         """Whether the log is signed."""
         return self.enabled and self.immutability.enabled
 
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is archived or removed when its time has come."""
+        kept = self.retention
+        return self.signs and (kept.duration is not None or kept.archive_after is not None)
+
 
 class Enterprise(Spec, frozen=True, kw_only=True):
     """May wrap what other gateways sell."""
@@ -109,8 +149,6 @@ def check_evidence(outer: AuditLogs | None, wrapped: Enterprise, findings: Findi
 
 def _retention(place: str, block: AuditLogs, findings: Findings) -> None:
     kept = block.retention
-    if kept != Retention():
-        findings.warn(place, "is not acted on yet by this version: everything is kept")
     ages: dict[str, int] = {}
     for field, text in {"duration": kept.duration, "archive_after": kept.archive_after}.items():
         try:
@@ -128,9 +166,35 @@ def _retention(place: str, block: AuditLogs, findings: Findings) -> None:
         )
     if kept.archive != Archive() and kept.archive_after is None:
         findings.add(f"{place}.archive", "nothing is archived without archive_after; give both")
+    _archive(f"{place}.archive", kept, findings)
     if (kept.duration or kept.archive_after) and block.enabled and not block.immutability.enabled:
         findings.add(
             place,
             "needs immutability: what is archived or removed could not be told from what is"
             " missing without a signature",
+        )
+
+
+def _archive(place: str, kept: Retention, findings: Findings) -> None:
+    given = kept.archive.s3
+    if given is None:
+        return
+    here = f"{place}.s3"
+    if kept.archive.directory is not None:
+        findings.add(place, "expected one of directory and s3, got both; keep one of them")
+    if given.bucket and not _BUCKET.fullmatch(given.bucket):
+        findings.add(f"{here}.bucket", "expected 3 to 63 small letters, digits, dots and hyphens")
+    if given.endpoint is not None and given.endpoint and not is_address(given.endpoint):
+        findings.add(
+            f"{here}.endpoint",
+            "expected an http or https address without user, password, query or fragment",
+        )
+    elif given.endpoint and given.endpoint.lower().startswith("http:"):
+        if not is_local(given.endpoint):
+            findings.warn(f"{here}.endpoint", "http lets others read what is archived")
+    if (given.access_key_id is None) != (given.secret_access_key is None):
+        findings.add(here, "expected access_key_id and secret_access_key together")
+    if given.object_lock != "none" and kept.duration is None:
+        findings.add(
+            f"{here}.object_lock", "needs retention.duration: until then objects are locked"
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from bifrost.config.evidence import check_evidence
@@ -29,18 +28,17 @@ from bifrost.config.settings import (
     signing_key,
     span_ns,
 )
+from bifrost.config.values import VISIBLE, is_address, is_local
 from bifrost.patterns import matches
 from bifrost.proxies import network
 
 # Made by the gateway itself when the file names no provider.
 BUILT_IN_PROVIDERS = ("anthropic", "mock")
-_VISIBLE = re.compile(r"[!-~]+")
 _PROVIDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MODEL = re.compile(r"[A-Za-z0-9._:/@+~=-]+")
 _PATTERN = re.compile(r"[A-Za-z0-9._:/@+~=*?-]+")
 _VIRTUAL_KEY = re.compile(r"sk-bf-[A-Za-z0-9_-]{32,}")
 _PROXY = "expected an http or https address, such as 'http://host:3128'"
-_LOCAL = ("localhost", "127.", "::1")
 
 
 def check(settings: Settings, findings: Findings) -> None:
@@ -55,7 +53,7 @@ def check(settings: Settings, findings: Findings) -> None:
     _alerts(settings.alerts.budget_thresholds, findings)
     _webhooks(settings.webhooks, findings)
     check_evidence(settings.audit_logs, settings.enterprise, findings)
-    if settings.help_url and not _address(settings.help_url, query=True):
+    if settings.help_url and not is_address(settings.help_url, query=True):
         findings.add("help_url", "expected an http or https address")
 
 
@@ -70,7 +68,7 @@ def _provider(name: str, provider: Provider, findings: Findings) -> None:
         findings.add(keys, "at least one weight must be above 0")
     _names(keys, provider.keys, findings)
     for index, key in enumerate(provider.keys):
-        if key.value and not _VISIBLE.fullmatch(key.value):
+        if key.value and not VISIBLE.fullmatch(key.value):
             findings.add(
                 f"{keys}[{index}].value",
                 "holds a space, a control character or a character beyond ASCII, which no header"
@@ -80,16 +78,15 @@ def _provider(name: str, provider: Provider, findings: Findings) -> None:
 
 
 def _network(place: str, network: Network, keys: bool, findings: Findings) -> None:
-    if network.base_url and not _address(network.base_url):
+    if network.base_url and not is_address(network.base_url):
         findings.add(
             inside(place, "base_url"),
             "expected an http or https address without user, password, query or fragment",
         )
     elif network.base_url and keys and network.base_url.lower().startswith("http:"):
-        host = urlsplit(network.base_url).hostname or ""
-        if not host.startswith(_LOCAL):
+        if not is_local(network.base_url):
             findings.warn(inside(place, "base_url"), "http sends the provider's keys in the clear")
-    if network.proxy and not _address(network.proxy, user=True):
+    if network.proxy and not is_address(network.proxy, user=True):
         findings.add(inside(place, "proxy"), _PROXY)
     if not network.verify:
         findings.warn(inside(place, "verify"), "the provider's certificate is not checked")
@@ -120,12 +117,12 @@ def _webhooks(webhooks: tuple[Webhook, ...], findings: Findings) -> None:
     _names("webhooks", webhooks, findings)
     for index, hook in enumerate(webhooks):
         place = f"webhooks[{index}]"
-        if hook.url and not _address(hook.url, query=True):
+        if hook.url and not is_address(hook.url, query=True):
             findings.add(f"{place}.url", "expected an http or https address without user, password")
         elif hook.url.lower().startswith("http:"):
-            if not (urlsplit(hook.url).hostname or "").startswith(_LOCAL):
+            if not is_local(hook.url):
                 findings.warn(f"{place}.url", "http lets others read what is told")
-        if hook.proxy and not _address(hook.proxy, user=True):
+        if hook.proxy and not is_address(hook.proxy, user=True):
             findings.add(f"{place}.proxy", _PROXY)
         if not hook.events and f"{place}.events" not in findings.places:
             findings.add(f"{place}.events", "needs at least one event")
@@ -137,17 +134,6 @@ def _webhooks(webhooks: tuple[Webhook, ...], findings: Findings) -> None:
                     signing_key(secret)
             except ValueError as error:
                 findings.add(here, str(error))
-
-
-def _address(url: str, *, user: bool = False, query: bool = False) -> bool:
-    if not _VISIBLE.fullmatch(url):
-        return False
-    try:
-        parts = urlsplit(url)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-    return sound and (user or "@" not in parts.netloc) and (query or not set("?#") & set(url))
 
 
 def _route(

@@ -1,4 +1,4 @@
-"""Values that stand as text in a configuration: money, spans, instants, signing keys."""
+"""Values that stand as text in a configuration: money, spans, instants, keys, addresses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import base64
 import binascii
 import re
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
+VISIBLE = re.compile(r"[!-~]+")
+_LOCAL = ("localhost", "127.", "::1")
 MONEY = re.compile(r"([0-9]{1,10})(?:\.([0-9]{1,9}))?")
 DURATION = re.compile(r"([1-9][0-9]{0,2}|1000)[mhdwMQY]")
 WINDOW = re.compile(r"([1-9][0-9]{0,4})([smhd])")
@@ -87,3 +90,20 @@ def signing_key(secret: str) -> bytes:
             " `echo whsec_$(openssl rand -base64 32)` prints"
         )
     return key
+
+
+def is_address(url: str, *, user: bool = False, query: bool = False) -> bool:
+    """Whether it is an http(s) address; with user and password, or query, only where allowed."""
+    if not VISIBLE.fullmatch(url):
+        return False
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return sound and (user or "@" not in parts.netloc) and (query or not set("?#") & set(url))
+
+
+def is_local(url: str) -> bool:
+    """Whether what is sent to an address stays on this machine."""
+    return (urlsplit(url).hostname or "").startswith(_LOCAL)
