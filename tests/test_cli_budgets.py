@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from bifrost.audit import events
+from bifrost.audit.log import Reader
 from bifrost.cli.options import budget_of, rate_of
-from bifrost.cli.store import opened
 from tests.commands import Office
 from tests.running import RunningGateway, RunningMock, bearer, configuration, message
 
@@ -186,8 +186,7 @@ def test_reasons_are_recorded_with_the_change(office: Office) -> None:
     office.json("budgets", "override", mine, "--limit", "200", "--reason", "release")
     office.json("budgets", "reset", mine, "--reason", "runaway job ")
     office.json("budgets", "update", mine, "--limit", "80")
-    with opened(office.data_dir) as (_, gate):
-        told = [events.decode(raw) for _, raw in gate.outbox(0, 100)]
+    told = [events.decode(raw) for _, raw in Reader(office.data_dir).read(0, 1000)]
     changes = [one for one in told if isinstance(one, events.PolicyChange)][-3:]
     assert [one.reason for one in changes] == ["release", "runaway job", ""]
     assert {(one.action, one.kind, one.name) for one in changes} == {
