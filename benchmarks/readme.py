@@ -35,7 +35,10 @@ ROWS = (
 
 
 def figure(report: Report, place: tuple[str, str, int], target: str, name: str) -> Figure | None:
-    """One figure of a report, None where it was not measured or its timetable never kept."""
+    """One figure of a report, None where it was not measured, its timetable never kept, or answers
+    were not what was asked for."""
+    if any(error.startswith(f"{target} {place[1]}: ") for error in report.errors):
+        return None
     for row in report.summary:
         if (row.measure, row.case, row.rate, row.target) == (*place, target) and row.reached:
             return row.values.get(name)
