@@ -7,11 +7,9 @@ order. One writer, the steward. What is lost here is read from the log again.
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -19,16 +17,15 @@ import msgspec
 from bifrost.audit import events
 from bifrost.audit.events import BudgetReached
 from bifrost.audit.log import Reader
-from bifrost.errors import StoreError
+from bifrost.database import Database, asked
 
 log = logging.getLogger("bifrost.alerts")
 FILE = "reached.db"
-APPLICATION = 0x42465265
 BATCH = 4096
 MOST = 16  # batches of one call, so that a long log keeps the steward from nothing else
 KEPT_NS = 40 * 86_400_000_000_000  # after the end of a window
 MARK = b'"type":"budget"'
-SCHEMA = f"""
+SCHEMA = """
 CREATE TABLE reached (
   position INTEGER PRIMARY KEY, budget TEXT NOT NULL, window_start INTEGER NOT NULL,
   window_end INTEGER NOT NULL, threshold INTEGER NOT NULL, event BLOB NOT NULL,
@@ -37,61 +34,31 @@ CREATE INDEX reached_end ON reached (window_end);
 CREATE TABLE progress (
   only INTEGER PRIMARY KEY CHECK (only = 1), next INTEGER NOT NULL, complete INTEGER NOT NULL);
 INSERT INTO progress VALUES (1, 0, 0);
-PRAGMA application_id = {APPLICATION};
-PRAGMA user_version = 1;
 """
 
 
-class Reached:
+class Reached(Database):
     """The writer's side; every failure is a StoreError. A damaged file is made anew."""
 
+    APPLICATION = 0x42465265
+    SCHEMA = SCHEMA
+    CALLED = ""
+    PATIENCE_S = 5
+    ONE_THREAD = False
+
     def __init__(self, data_dir: Path) -> None:
-        self._path = data_dir / FILE
-        with self._guarded():
-            try:
-                self._db = self._open()
-            except sqlite3.DatabaseError as error:
-                if _code(error) not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                    raise
-                log.error("what is known of thresholds is damaged and read from the log again")
-                for suffix in ("", "-wal", "-shm"):
-                    self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-                self._db = self._open()
+        super().__init__(data_dir / FILE)
 
     def _open(self) -> sqlite3.Connection:
-        private(self._path)
-        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         try:
-            db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
-            if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
-                db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
-            return db
-        except BaseException:
-            db.close()
-            raise
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._db.close()
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"Cannot use {self._path}: {error}.") from error
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        with self._guarded():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+            return super()._open()
+        except sqlite3.DatabaseError as error:
+            if _code(error) not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 raise
+            log.error("what is known of thresholds is damaged and read from the log again")
+            for suffix in ("", "-wal", "-shm"):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            return super()._open()
 
     def catch_up(self, reader: Reader, since: int) -> bool:
         """Takes up what the log tells from index ``since`` on; False: call again, there is more.
@@ -159,22 +126,11 @@ def following(data_dir: Path, position: int, most: int) -> list[tuple[int, Budge
 
     Nothing while the steward has not made the file yet.
     """
-    path = data_dir / FILE
-    if not path.exists():
-        return []
-    try:
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
-        try:
-            rows = db.execute(
-                "SELECT position, event FROM reached WHERE position >= ? ORDER BY position LIMIT ?",
-                (position, most),
-            ).fetchall()
-        finally:
-            db.close()
-    except sqlite3.Error as error:
-        if "no such table" in str(error):  # it is being made
-            return []
-        raise StoreError(f"Cannot read {path}: {error}.") from error
+    rows = asked(
+        data_dir / FILE,
+        "SELECT position, event FROM reached WHERE position >= ? ORDER BY position LIMIT ?",
+        position, most,
+    )  # fmt: skip
     decoder = msgspec.json.Decoder(BudgetReached)
     return [(index, decoder.decode(raw)) for index, raw in rows]
 
@@ -184,36 +140,13 @@ def standing(data_dir: Path, now_ns: int) -> dict[tuple[str, int], int]:
 
     For any process; StoreError if unreadable, nothing while the steward has not made the file yet.
     """
-    path = data_dir / FILE
-    if not path.exists():
-        return {}
-    try:
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
-        try:
-            rows = db.execute(
-                "SELECT json_extract(event, '$.level'), threshold, COUNT(DISTINCT budget)"
-                " FROM reached WHERE window_end > ? GROUP BY 1, 2",
-                (now_ns,),
-            ).fetchall()
-        finally:
-            db.close()
-    except sqlite3.Error as error:
-        if "no such table" in str(error):  # it is being made
-            return {}
-        raise StoreError(f"Cannot read {path}: {error}.") from error
+    rows = asked(
+        data_dir / FILE,
+        "SELECT json_extract(event, '$.level'), threshold, COUNT(DISTINCT budget)"
+        " FROM reached WHERE window_end > ? GROUP BY 1, 2",
+        now_ns,
+    )
     return {(level, threshold): count for level, threshold, count in rows}
-
-
-def private(path: Path) -> None:
-    """Makes a file only we may read, if there is none.
-
-    One that exists is not opened: closing it again would let go of the locks that SQLite's other
-    connections in this process hold on it.
-    """
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-    except FileExistsError:
-        pass
 
 
 def _code(error: sqlite3.Error) -> int:

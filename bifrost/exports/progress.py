@@ -7,22 +7,18 @@ letters, in the same transaction: a process killed at any time skips nothing, pa
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
-from bifrost.alerts.reached import private
 from bifrost.config.exports import FileExport, Sink, SyslogExport
+from bifrost.database import Database
 from bifrost.errors import NotFound, StoreError
 
 FILE = "exports.db"
-APPLICATION = 0x42464558
-VERSION = 1
-SCHEMA = f"""
+SCHEMA = """
 CREATE TABLE sinks (
   name TEXT PRIMARY KEY, type TEXT NOT NULL, receiver TEXT NOT NULL, digest TEXT NOT NULL,
   position INTEGER NOT NULL, planned INTEGER NOT NULL DEFAULT 0, sent INTEGER NOT NULL DEFAULT 0,
@@ -36,8 +32,6 @@ CREATE TABLE dead (
   PRIMARY KEY (sink, entry)) WITHOUT ROWID;
 CREATE INDEX dead_again ON dead (sink, entry) WHERE again = 1;
 CREATE TABLE log (only INTEGER PRIMARY KEY CHECK (only = 1), origin TEXT NOT NULL);
-PRAGMA application_id = {APPLICATION};
-PRAGMA user_version = {VERSION};
 """
 
 
@@ -90,57 +84,16 @@ _STANDING = (
 _DEAD = "sink, entry, id, reason, refused_at, raw, again"
 
 
-class Progress:
+class Progress(Database):
     """One connection to the progress of a data directory; every failure is a StoreError."""
 
+    APPLICATION = 0x42464558
+    SCHEMA = SCHEMA
+    CALLED = "the exports' progress "
+    REMEDY = "move it away: exports then begin anew, under the same ids"
+
     def __init__(self, data_dir: Path, *, read_only: bool = False) -> None:
-        self._path = data_dir / FILE
-        with self._guarded():
-            if read_only:
-                self._db = sqlite3.connect(f"{self._path.resolve().as_uri()}?mode=ro", uri=True)
-                return
-            private(self._path)
-            self._db = sqlite3.connect(self._path, timeout=10, isolation_level=None)
-            try:
-                self._prepare()
-            except BaseException:
-                self._db.close()
-                raise
-
-    def _prepare(self) -> None:
-        self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
-        with self._writing():
-            if self._db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
-                for statement in filter(str.strip, SCHEMA.split(";")):
-                    self._db.execute(statement)
-            elif self._db.execute("PRAGMA user_version").fetchone()[0] > VERSION:
-                raise StoreError(f"{self._path} was written by a newer Bifrost; upgrade this one.")
-
-    def close(self) -> None:
-        """Closes the connection."""
-        self._db.close()
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(
-                f"Cannot use the exports' progress {self._path}: {error}; if it is damaged, move it"
-                " away: exports then begin anew, under the same ids."
-            ) from error
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        with self._guarded():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        super().__init__(data_dir / FILE, read_only=read_only)
 
     # -- which sinks there are -----------------------------------------------------------------
 

@@ -9,30 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
-from bifrost.alerts.reached import private
 from bifrost.audit.log import Reader
 from bifrost.config.settings import Webhook
+from bifrost.database import Database, asked
 from bifrost.errors import NotFound, StoreError
 from bifrost.webhooks.messages import Message
 
 log = logging.getLogger("bifrost.webhooks")
 FILE = "webhooks.db"
-APPLICATION = 0x42465748
-VERSION = 1
 KEPT_NS = 30 * 86_400_000_000_000
 REMOVED = "the webhook is no longer configured"
 State = Literal["waiting", "delivered", "parked"]
-SCHEMA = f"""
+SCHEMA = """
 CREATE TABLE webhooks (
   name TEXT PRIMARY KEY, receiver TEXT NOT NULL, address TEXT NOT NULL, position INTEGER NOT NULL,
   gone_at INTEGER NOT NULL DEFAULT 0);
@@ -43,8 +39,6 @@ CREATE TABLE deliveries (
   status INTEGER NOT NULL DEFAULT 0, error TEXT NOT NULL DEFAULT '',
   ended_at INTEGER NOT NULL DEFAULT 0, UNIQUE (webhook, id));
 CREATE INDEX deliveries_due ON deliveries (webhook, state, next_at);
-PRAGMA application_id = {APPLICATION};
-PRAGMA user_version = {VERSION};
 """
 
 
@@ -83,54 +77,16 @@ class Standing(msgspec.Struct, frozen=True):
 COLUMNS = ", ".join(field.name for field in msgspec.structs.fields(Delivery))
 
 
-class Queue:
+class Queue(Database):
     """One connection to the queue of a data directory; every failure is a StoreError."""
 
+    APPLICATION = 0x42465748
+    SCHEMA = SCHEMA
+    CALLED = "the webhooks' queue "
+    REMEDY = "move it away: a new one begins with what comes then"
+
     def __init__(self, data_dir: Path) -> None:
-        self._path = data_dir / FILE
-        with self._guarded():
-            private(self._path)
-            self._db = sqlite3.connect(self._path, timeout=10, isolation_level=None)
-            try:
-                self._prepare()
-            except BaseException:
-                self._db.close()
-                raise
-
-    def _prepare(self) -> None:
-        self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
-        with self._writing():
-            if self._db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
-                for statement in filter(str.strip, SCHEMA.split(";")):
-                    self._db.execute(statement)
-            elif self._db.execute("PRAGMA user_version").fetchone()[0] > VERSION:
-                raise StoreError(f"{self._path} was written by a newer Bifrost; upgrade this one.")
-
-    def close(self) -> None:
-        """Closes the connection."""
-        self._db.close()
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(
-                f"Cannot use the webhooks' queue {self._path}: {error}; if it is damaged, move it "
-                "away: a new one begins with what comes then."
-            ) from error
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        with self._guarded():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        super().__init__(data_dir / FILE)
 
     # -- which webhooks there are --------------------------------------------------------------
 
@@ -286,23 +242,12 @@ def backlog(data_dir: Path) -> dict[tuple[str, str], int]:
 
     StoreError if unreadable; nothing where there are no webhooks.
     """
-    path = data_dir / FILE
-    if not path.exists():
-        return {}
-    try:
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
-        try:
-            rows = db.execute(
-                "SELECT w.name, s.column1, (SELECT COUNT(*) FROM deliveries d"
-                " WHERE d.webhook = w.name AND d.state = s.column1)"
-                " FROM webhooks w, (VALUES ('waiting'), ('parked')) s"
-            ).fetchall()
-        finally:
-            db.close()
-    except sqlite3.Error as error:
-        if "no such table" in str(error):  # it is being made
-            return {}
-        raise StoreError(f"Cannot read {path}: {error}.") from error
+    rows = asked(
+        data_dir / FILE,
+        "SELECT w.name, s.column1, (SELECT COUNT(*) FROM deliveries d"
+        " WHERE d.webhook = w.name AND d.state = s.column1)"
+        " FROM webhooks w, (VALUES ('waiting'), ('parked')) s",
+    )
     return {(name, state): count for name, state, count in rows}
 
 
