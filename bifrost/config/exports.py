@@ -11,16 +11,15 @@ from msgspec import Meta
 
 from bifrost.config.fields import FilePath, Name, Seconds, Secret, Spec, Text
 from bifrost.config.findings import Findings
-from bifrost.config.values import signing_key
+from bifrost.config.signing import check_signing
+from bifrost.config.values import VISIBLE, is_address, is_local
 
 Format = Literal["native", "ocsf", "ecs"]
 FORMAT = "How entries are written: native (byte for byte), ocsf (1.8) or ecs."
 Url = Annotated[Text, Meta(description="http(s) address of the receiver.")]
 Value = Annotated[str, Meta(max_length=256)]
-_VISIBLE = re.compile(r"[!-~]+")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_LOCAL = ("localhost", "127.", "::1")
 
 
 class Export(Spec, frozen=True, kw_only=True, tag_field="type"):
@@ -205,7 +204,7 @@ def check_exports(place: str, sinks: tuple[Sink, ...], findings: Findings) -> No
             case S3Export() if sink.bucket and not _BUCKET.fullmatch(sink.bucket):
                 findings.add(f"{here}.bucket", "expected the name of a bucket")
             case WebhookExport():
-                _secrets(here, sink, findings)
+                check_signing(here, sink.secret, sink.old_secrets, findings)
             case SyslogExport():
                 _syslog(here, sink, findings)
             case FileExport() if sink.path and paths.setdefault(sink.path, here) != here:
@@ -213,21 +212,21 @@ def check_exports(place: str, sinks: tuple[Sink, ...], findings: Findings) -> No
 
 
 def _http(here: str, sink: HttpExport, findings: Findings) -> None:
-    if sink.url and not sound_address(sink.url, query=isinstance(sink, WebhookExport)):
+    if sink.url and not is_address(sink.url, query=isinstance(sink, WebhookExport)):
         findings.add(
             f"{here}.url",
             "expected an http or https address without user, password, query or fragment",
         )
     elif sink.url.lower().startswith("http:"):
-        if not (urlsplit(sink.url).hostname or "").startswith(_LOCAL):
+        if not is_local(sink.url):
             findings.warn(f"{here}.url", "http lets others read what is exported")
-    if sink.proxy and not sound_address(sink.proxy, user=True):
+    if sink.proxy and not is_address(sink.proxy, user=True):
         findings.add(
             f"{here}.proxy", "expected an http or https address, such as 'http://host:3128'"
         )
     for field in ("token", "access_key"):
         value = getattr(sink, field, None)
-        if value and not _VISIBLE.fullmatch(value):
+        if value and not VISIBLE.fullmatch(value):
             findings.add(
                 f"{here}.{field}",
                 "holds a space, a control character or a character beyond ASCII, which no header"
@@ -244,17 +243,6 @@ def _elastic(here: str, sink: ElasticExport, findings: Findings) -> None:
         findings.add(f"{here}.index", "expected the name of an index in lower case")
 
 
-def _secrets(here: str, sink: WebhookExport, findings: Findings) -> None:
-    secrets = {f"{here}.secret": sink.secret}
-    secrets |= {f"{here}.old_secrets[{n}]": old for n, old in enumerate(sink.old_secrets)}
-    for place, secret in secrets.items():
-        try:
-            if secret:
-                signing_key(secret)
-        except ValueError as error:
-            findings.add(place, str(error))
-
-
 def _syslog(here: str, sink: SyslogExport, findings: Findings) -> None:
     try:
         parts = urlsplit(sink.url)
@@ -263,22 +251,10 @@ def _syslog(here: str, sink: SyslogExport, findings: Findings) -> None:
         right = False
     if sink.url and not right:
         findings.add(f"{here}.url", "expected 'tcp://host:port' or 'tls://host:port'")
-    elif sink.url.startswith("tcp:") and not (parts.hostname or "").startswith(_LOCAL):
+    elif sink.url.startswith("tcp:") and not is_local(sink.url):
         findings.warn(f"{here}.url", "tcp lets others read what is exported; use tls")
     if sink.ca_file and sink.url.startswith("tcp:"):
         findings.add(f"{here}.ca_file", "tcp knows no certificates; use 'tls://host:port'")
     for field, value in {"hostname": sink.hostname, "app_name": sink.app_name}.items():
-        if value and not _VISIBLE.fullmatch(value):
+        if value and not VISIBLE.fullmatch(value):
             findings.add(f"{here}.{field}", "expected visible ASCII characters without a space")
-
-
-def sound_address(url: str, *, user: bool = False, query: bool = False) -> bool:
-    """Whether this is an http(s) address, with no more in it than is allowed here."""
-    if not _VISIBLE.fullmatch(url):
-        return False
-    try:
-        parts = urlsplit(url)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-    return sound and (user or "@" not in parts.netloc) and (query or not set("?#") & set(url))

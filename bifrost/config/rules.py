@@ -25,9 +25,9 @@ from bifrost.config.settings import (
     VirtualKeySpec,
     Webhook,
     instant_ns,
-    signing_key,
     span_ns,
 )
+from bifrost.config.signing import check_signing
 from bifrost.config.values import VISIBLE, is_address, is_local
 from bifrost.patterns import matches
 from bifrost.proxies import network
@@ -126,14 +126,7 @@ def _webhooks(webhooks: tuple[Webhook, ...], findings: Findings) -> None:
             findings.add(f"{place}.proxy", _PROXY)
         if not hook.events and f"{place}.events" not in findings.places:
             findings.add(f"{place}.events", "needs at least one event")
-        secrets = {f"{place}.secret": hook.secret}
-        secrets |= {f"{place}.old_secrets[{n}]": old for n, old in enumerate(hook.old_secrets)}
-        for here, secret in secrets.items():
-            try:
-                if secret:
-                    signing_key(secret)
-            except ValueError as error:
-                findings.add(here, str(error))
+        check_signing(place, hook.secret, hook.old_secrets, findings)
 
 
 def _route(
