@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from bifrost.audit import events
 from bifrost.audit.log import Reader
 from bifrost.audit.notes import PublicKey
 from bifrost.audit.proofs import check
@@ -113,3 +114,13 @@ def test_an_archive_that_is_away_is_told_and_the_log_goes_on(tmp_path: Path) -> 
         assert office("audit", "verify").code == 0
     finally:
         gateway.stop()
+
+
+def test_a_hold_is_on_the_disk_before_the_command_returns(tmp_path: Path) -> None:
+    office = Office(tmp_path / "data")
+    office.json("customers", "create", "--name", "acme")
+    for done in (("add", "case-7", "--reason", "discovery"), ("remove", "case-7")):
+        assert office("audit", "hold", *done).code == 0
+    logged = [events.decode(raw) for _, raw in Reader(office.data_dir).read(0, 100)]
+    steps = [one for one in logged if isinstance(one, events.RetentionStep)]
+    assert [(one.action, one.name) for one in steps] == [("hold", "case-7"), ("release", "case-7")]

@@ -119,8 +119,8 @@ def record_access(gate: Gate, action: str, first: int, count: int, filters: str 
 
 def record_export(
     gate: Gate, action: str, sink: str, first: int = 0, count: int = 0, why: str = ""
-) -> None:
-    """Puts what happened to an export into the outbox; raises StoreError.
+) -> int:
+    """Puts what happened to an export into the outbox; raises StoreError. Returns its number.
 
     The fields are those of ``events.Exported``; ``why`` goes before the reason somebody gave.
     """
@@ -129,11 +129,14 @@ def record_export(
         at=now, actor=actor(), action=action, sink=sink, first=first, count=count,
         reason=why or reason(),
     )  # fmt: skip
-    put(gate, event, "What happened to an export cannot be recorded")
+    return put(gate, event, "What happened to an export cannot be recorded")
 
 
-def record_hold(gate: Gate, action: str, name: str) -> None:
-    """Puts a legal hold (``hold``) or its end (``release``) into the outbox; raises StoreError."""
+def record_hold(gate: Gate, action: str, name: str) -> int:
+    """Puts a legal hold (``hold``) or its end (``release``) into the outbox; raises StoreError.
+
+    Returns the event's number.
+    """
     now = time.time_ns()
     event = events.RetentionStep(at=now, actor=actor(), action=action, name=name, reason=reason())
-    put(gate, event, "The hold cannot be recorded, so it stays as it is")
+    return put(gate, event, "The hold cannot be recorded, so it stays as it is")

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from bifrost.admin.objects import whole as timestamp
 from bifrost.audit import policy
 from bifrost.audit.log import Reader
-from bifrost.cli.store import data_dir_option, json_option, opened, print_json, table
+from bifrost.cli.store import data_dir_option, json_option, print_json, recorded, table
 from bifrost.errors import StoreError
 from bifrost.exports.progress import FILE, Progress, Standing
 
@@ -132,8 +132,10 @@ def replay(name: str, reason: str, as_json: bool, data_dir: Path) -> None:
         letters = progress.dead(name)
         progress.standing(name)
         if letters:
-            with opened(data_dir, reason=reason) as (_, gate):
-                policy.record_export(gate, "replay", name, letters[0].entry, len(letters))
+            with recorded(data_dir, reason=reason) as (_, gate, recorder):
+                recorder.assure(
+                    policy.record_export(gate, "replay", name, letters[0].entry, len(letters))
+                )
         count = progress.replay(name)
     if as_json:
         print_json({"sink": name, "replayed": count})
@@ -163,8 +165,8 @@ def reset(name: str, index: int, reason: str, as_json: bool, data_dir: Path) -> 
         end = Reader(data_dir).end()
         if index > end:
             raise click.UsageError(f"The log has {end} entries; the next index is at most that.")
-        with opened(data_dir, reason=reason) as (_, gate):
-            policy.record_export(gate, "reset", name, index, abs(was - index))
+        with recorded(data_dir, reason=reason) as (_, gate, recorder):
+            recorder.assure(policy.record_export(gate, "reset", name, index, abs(was - index)))
         progress.reset(name, index)
     if as_json:
         print_json({"sink": name, "was": was, "next_index": index})

@@ -11,7 +11,7 @@ from bifrost.admin.objects import whole as timestamp
 from bifrost.audit import holds, policy
 from bifrost.audit.condition import condition
 from bifrost.audit.log import FOLDER
-from bifrost.cli.store import data_dir_option, json_option, opened, print_json, table
+from bifrost.cli.store import data_dir_option, json_option, print_json, recorded, table
 
 MIB = 1 << 20
 
@@ -71,10 +71,10 @@ def add(name: str, reason: str, data_dir: Path) -> None:
     Example:
       bifrost audit hold add case-7 --reason "discovery, Smith v. Acme"
     """
-    with opened(data_dir, reason=reason) as (_, gate):
+    with recorded(data_dir, reason=reason) as (_, gate, recorder):
         holds.add(
             data_dir / FOLDER, name, policy.actor(), reason,
-            lambda: policy.record_hold(gate, "hold", name),
+            lambda: recorder.assure(policy.record_hold(gate, "hold", name), "hold"),
         )  # fmt: skip
     click.echo(f"Hold {name} is set: no entry of the audit log is removed.")
 
@@ -90,8 +90,11 @@ def remove(name: str, reason: str, data_dir: Path) -> None:
     Example:
       bifrost audit hold remove case-7
     """
-    with opened(data_dir, reason=reason) as (_, gate):
-        holds.release(data_dir / FOLDER, name, lambda: policy.record_hold(gate, "release", name))
+    with recorded(data_dir, reason=reason) as (_, gate, recorder):
+        holds.release(
+            data_dir / FOLDER, name,
+            lambda: recorder.assure(policy.record_hold(gate, "release", name), "end of the hold"),
+        )  # fmt: skip
     click.echo(f"Hold {name} is ended.")
 
 
