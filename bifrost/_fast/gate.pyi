@@ -25,8 +25,6 @@ INPUT_TOKENS: int
 OUTPUT_TOKENS: int
 TOKENS: int
 
-def usd(nano: int) -> bytes: ...
-
 class Plan:
     def __init__(
         self,

@@ -6,7 +6,7 @@ is in ``state`` (opened and closed), ``accounts`` (cells and meters) and ``outbo
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport calloc, free
 
@@ -20,13 +20,6 @@ from .state cimport check
 from .timing cimport Timing, now_mono
 
 from .state import GateError, alive, condition
-
-cdef extern from "head_out.h" nogil:
-    ctypedef struct out:
-        char *at
-        char *end
-        bint full
-    void out_usd(out *, int64_t)
 
 cdef enum:
     SPARE = 16384               # bytes of the ring kept free for what is under way
@@ -140,15 +133,6 @@ cdef class Ticket:
     ``amount`` and ``remaining`` (what the tightest level has left, -1 without budgets) are
     nano-USD; ``resets_ns`` is when that level's window ends, 0 without budgets.
     """
-
-
-def usd(int64_t nano):
-    """Nano-USD as an exact decimal with at least two places, as ``money.usd`` writes it."""
-    cdef char text[32]
-    cdef out o
-    o.at, o.end, o.full = text, text + 32, False
-    out_usd(&o, nano)
-    return PyBytes_FromStringAndSize(text, o.at - text)
 
 
 cdef class Gate(Outbox):

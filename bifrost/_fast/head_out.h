@@ -12,14 +12,12 @@ static inline void out_digits(out *o, int64_t v, int width) {
     out_raw(o, digits + n, sizeof(digits) - (size_t)n);
 }
 
-/* Nano-USD as an exact decimal with at least two places. */
+/* Nano-USD, not below zero, as an exact decimal with at least two places. */
 static inline void out_usd(out *o, int64_t nano) {
-    uint64_t size = nano < 0 ? 0 - (uint64_t)nano : (uint64_t)nano;
-    int64_t fraction = (int64_t)(size % 1000000000u);
+    int64_t fraction = nano % 1000000000;
     int places = 9;
     for (; places > 2 && fraction % 10 == 0; places--) fraction /= 10;
-    if (nano < 0) out_raw(o, "-", 1);
-    out_int(o, (int64_t)(size / 1000000000u));
+    out_int(o, nano / 1000000000);
     out_raw(o, ".", 1);
     out_digits(o, fraction, places);
 }
