@@ -2,92 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from bifrost.audit import events, holds, keeper, parts
+from bifrost.audit import holds, parts
 from bifrost.audit.depots import DepotError
-from bifrost.audit.extracts import Wanted, between
-from bifrost.audit.keeper import Keeper
 from bifrost.audit.log import Log, Reader
 from bifrost.audit.parts import Parts
 from bifrost.audit.proofs import check, prove
 from bifrost.audit.segments import path_of, segments
-from bifrost.audit.verdict import Verdict
 from bifrost.audit.verify import Verification
-from bifrost.config.evidence import Archive, ArchiveBucket, Retention
+from bifrost.config.evidence import Archive
 from bifrost.errors import BifrostError, NotFound, StoreError
-from tests.commands import until
 from tests.evidence import Scribe, entry, examined, public, resigned, rewritten, stolen
-from tests.seaweed import CREDENTIALS, Store, running
-
-OLD = -400 * 86_400  # seconds from now
-BATCHES = 60
-
-
-class Keeping(Scribe):
-    """A log whose segments are old, and its keeper."""
-
-    def __init__(self, data_dir: Path, segment_bytes: int = 4_000, **retention: Any) -> None:
-        super().__init__(data_dir, segment_bytes=segment_bytes)
-        self.folder = data_dir / "audit"
-        self.keep(**retention)
-
-    def keep(self, **retention: Any) -> None:
-        self.keeper = Keeper(self.log, self.notary, Retention(**retention), every_s=0.0)
-
-    def fill(self, batches: int = BATCHES) -> None:
-        """Entries in several segments."""
-        for _ in range(batches):
-            first = self.log.next
-            self.add([entry(number, "x" * 50) for number in range(first, first + 10)])
-        self.sign()
-
-    def age(self, seconds: int = OLD) -> None:
-        """Makes every segment look old."""
-        then = time.time() + seconds
-        for first in segments(self.folder):
-            os.utime(path_of(self.folder, first), (then, then))
-
-    def step(self) -> None:
-        """One step, and what it began in a thread."""
-        self.sign()
-        self.keeper._due = 0.0
-        self.keeper.work(self.add)
-        if self.keeper._task is not None:
-            self.keeper._task.join(60)
-        self.sign()
-
-    def settle(self, steps: int = 60) -> None:
-        """Steps until nothing is under way any more."""
-        for _ in range(steps):
-            self.step()
-            if self.keeper._task is None and self.keeper._removing is None:
-                return
-        raise AssertionError("the keeper does not come to rest")
-
-    def steps(self) -> list[events.RetentionStep]:
-        """What the log says of retention."""
-        found = []
-        reader = Reader(self.folder.parent)
-        for _, raw in reader.read(0, 1 << 30):
-            if b'"retention"' in raw:
-                event = events.decode(raw)
-                assert isinstance(event, events.RetentionStep)
-                found.append(event)
-        return found
-
-    @property
-    def trouble(self) -> str:
-        path = self.folder / keeper.TROUBLE
-        return path.read_text() if path.exists() else ""
+from tests.keeping import Keeping, copy, entries, expire, judged
 
 
 @pytest.fixture
@@ -96,19 +28,6 @@ def keeping(tmp_path: Path) -> Iterator[Keeping]:
     built.fill()
     yield built
     built.close()
-
-
-def judged(folder: Path, **more: Any) -> Verdict:
-    """Whole, quick and with a key: all agree."""
-    verdict = examined(folder, **more)
-    quick = Verification(folder, **more).quick()
-    assert quick.intact == verdict.intact or not verdict.intact
-    return verdict
-
-
-def entries(folder: Path) -> list[tuple[int, bytes]]:
-    reader = Reader(folder, folder=folder)
-    return list(between(reader, reader.oldest(), reader.end(), Wanted()))
 
 
 def test_old_segments_go_to_the_archive_and_all_can_still_be_read(keeping: Keeping) -> None:
@@ -417,102 +336,6 @@ def test_a_hold_that_cannot_be_recorded_is_not_set(tmp_path: Path) -> None:
     assert len(holds.holds(folder)) == 1
 
 
-def expire(folder: Path, before: int) -> None:
-    """Makes archived parts that end before an index older than a year."""
-    import msgspec
-
-    for first, end in Parts(folder).archived():
-        manifest = Parts(folder).manifest(first)
-        assert manifest is not None
-        if end <= before:
-            aged = msgspec.structs.replace(manifest, newest=time.time_ns() + OLD * 10**9)
-            Parts(folder).path(first, end).write_bytes(msgspec.json.encode(aged))
-
-
-def copy(folder: Path, to: Path) -> Path:
-    shutil.copytree(folder, to)
-    return to
-
-
-class Crash(Exception):
-    """The power went."""
-
-
-POINTS: list[tuple[Any, str, int]] = [
-    *((keeper, "pack", 1), (keeper, "write_whole", 1), (keeper, "sync_folder", 1)),
-    *((parts.Parts, "manifest", 3), (os, "fdatasync", 3), (os, "fsync", 5), (Path, "unlink", 1)),
-]
-
-
-def crashing(done: Callable[..., Any], when: int, count: list[int]) -> Callable[..., Any]:
-    """The function, which fails for good from some call on, before it works or after that."""
-
-    def called(*given: Any, **more: Any) -> Any:
-        count[0] += 1
-        if count[0] * 2 > when and when % 2 == 0:
-            raise Crash
-        found = done(*given, **more)
-        if count[0] * 2 > when:
-            raise Crash
-        return found
-
-    return called
-
-
-@pytest.mark.parametrize(
-    ("owner", "name", "stride"), POINTS, ids=lambda value: str(getattr(value, "__name__", value))
-)
-def test_a_crash_between_any_two_steps_loses_nothing(
-    owner: Any, name: str, stride: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = Keeping(tmp_path / "first", archive_after="30d", duration="365d")
-    first.fill(20)
-    third = segments(first.folder)[2]
-    first.close()
-    crashes, done = 0, 0
-    for when in range(0, 90, stride):
-        place = tmp_path / f"n{when}"
-        shutil.copytree(tmp_path / "first", place)
-        keeping = Keeping(place, archive_after="30d", duration="365d")
-        before = entries(keeping.folder)
-        keeping.age(-31 * 86_400)
-        try:
-            with monkeypatch.context() as patched:
-                patched.setattr(owner, name, crashing(getattr(owner, name), when, [0]))
-                keeping.settle()
-                expire(keeping.folder, third)
-                keeping.settle()
-            done += 1
-        except Crash:
-            crashes += 1
-        if keeping.keeper._task is not None:
-            keeping.keeper._task.join(60)
-        keeping.log.close()
-        check_kept(place, before)
-        again = Keeping(place, archive_after="30d", duration="365d")
-        again.settle()
-        expire(again.folder, third)
-        again.settle()
-        again.settle()
-        check_kept(place, before)
-        assert not again.trouble, again.trouble
-        assert again.keeper._task is None
-        assert Parts(again.folder).minimum() == third
-        again.close()
-        if done == 2:
-            break
-    assert crashes
-
-
-def check_kept(data_dir: Path, before: list[tuple[int, bytes]]) -> None:
-    """Whatever was not removed by right is there, and the log verifies."""
-    folder = data_dir / "audit"
-    least = Parts(folder).minimum()
-    assert entries(folder)[: len(before) - least] == before[least:]
-    verdict = examined(folder)
-    assert verdict.intact, verdict.findings
-
-
 def test_an_idle_log_is_sealed_by_age(tmp_path: Path) -> None:
     keeping = Keeping(tmp_path, archive_after="1d", duration="10d")
     keeping.fill(1)
@@ -528,82 +351,3 @@ def test_an_idle_log_is_sealed_by_age(tmp_path: Path) -> None:
     again = Scribe(tmp_path)
     assert again.add([entry(10)]) == 11  # behind the entry on the archive
     again.close()
-
-
-# -- a real store ------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    with running(tmp_path_factory.mktemp("seaweed")) as found:
-        yield found
-
-
-def bucket_of(store: Store, name: str, **more: Any) -> Archive:
-    given = ArchiveBucket(
-        bucket=name, prefix="audit", endpoint=store.endpoint,
-        access_key_id=CREDENTIALS.access_key_id,
-        secret_access_key=CREDENTIALS.secret_access_key, **more,
-    )  # fmt: skip
-    return Archive(s3=given)
-
-
-def test_a_bucket_with_object_lock_is_an_archive(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bucket = store.create("worm", locked=True)
-    archive = bucket_of(store, "worm", object_lock="compliance")
-    keeping = Keeping(tmp_path, archive_after="30d", duration="365d", archive=archive)
-    keeping.fill(20)
-    before, folder = entries(keeping.folder), keeping.folder
-    keeping.age(-31 * 86_400)
-    keeping.settle()
-    assert not keeping.trouble and segments(folder)[0] > 0
-    manifest = Parts(folder).manifest(0)
-    assert manifest is not None and manifest.version and manifest.until > time.time_ns()
-    assert not bucket.delete(f"audit/{manifest.name}", manifest.version)
-    parts._unpacked.clear()
-    assert entries(folder)[: len(before)] == before
-    assert judged(folder).intact
-    assert (
-        "secret"
-        not in (folder / "archived").joinpath(Parts(folder).path(0, manifest.end).name).read_text()
-    )
-    expire(folder, manifest.end)
-    keeping.settle()
-    keeping.settle()
-    assert Parts(folder).minimum() == manifest.end  # removed here, locked there
-    assert bucket.get(f"audit/{manifest.name}", manifest.version) is not None
-    assert Parts(folder).archived()[0] == (0, manifest.end)
-    assert keeping.keeper._patience > 0 and judged(folder).intact
-    # Another machine, or `bifrost audit`: credentials come from the environment.
-    from bifrost.audit import depots
-
-    monkeypatch.setattr(depots, "_known", {})
-    parts._unpacked.clear()
-    with pytest.raises(DepotError, match="AWS_ACCESS_KEY_ID"):
-        Reader(tmp_path).read(manifest.end, 1)
-    assert examined(folder).unread
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", CREDENTIALS.access_key_id)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CREDENTIALS.secret_access_key)
-    assert examined(folder).unread == 0 and examined(folder).intact
-    keeping.close()
-
-
-def test_what_is_not_locked_is_removed_from_the_bucket(store: Store, tmp_path: Path) -> None:
-    bucket = store.create("plain-archive")
-    archive = bucket_of(store, "plain-archive")
-    keeping = Keeping(tmp_path, archive_after="30d", duration="365d", archive=archive)
-    keeping.fill(20)
-    keeping.age(-31 * 86_400)
-    keeping.settle()
-    manifest = Parts(keeping.folder).manifest(0)
-    assert manifest is not None and bucket.head(f"audit/{manifest.name}") is not None
-    expire(keeping.folder, manifest.end)
-    until(lambda: (keeping.settle(), not keeping.trouble)[1])
-    keeping.settle()
-    assert bucket.head(f"audit/{manifest.name}") is None
-    assert bucket.head(f"audit/{manifest.note_name}") is None
-    assert Parts(keeping.folder).archived()[0][0] == manifest.end
-    assert judged(keeping.folder).intact
-    keeping.close()
