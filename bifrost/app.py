@@ -56,7 +56,7 @@ from bifrost.proxies import Proxies
 from bifrost.watch import Watch
 
 if TYPE_CHECKING:
-    from bifrost._fast.listener import Hall
+    from bifrost._fast.hall import Hall
 
 log = logging.getLogger("bifrost.app")
 CHECK_S = 1.0
@@ -209,7 +209,7 @@ class App:
     def _open_hall(self, pipeline: Pipeline, door: AnthropicDoor) -> Hall:
         """What the compiled listener needs to serve the hot routes by itself."""
         # They need uvicorn, which only ``serve`` has for sure.
-        from bifrost._fast.listener import Hall
+        from bifrost._fast.hall import Hall
         from bifrost.listener import Doubt, Protocol
 
         server = self.settings.server

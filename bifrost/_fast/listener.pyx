@@ -7,7 +7,6 @@ own protocol and so to the app. Heads are parsed by llhttp (through httptools) o
 
 import asyncio
 import logging
-from http import HTTPStatus
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -19,9 +18,9 @@ from httptools import HttpRequestParser
 from .call cimport Call, new_request_id
 from .client cimport Exchange, Follower, Pool, monotonic
 from .client import Broken
-from .desk cimport Desk
+from .hall cimport Hall, status_line
 from .gate import Exhausted, GateError
-from .stations cimport Stations, framed
+from .stations cimport framed
 from .timing cimport now_mono
 from .wire cimport Head
 from .wire import Tap, WireError, read_head, scan as scan_body
@@ -43,20 +42,6 @@ cdef enum:
 
 cdef enum:
     IDLE, HEAD, BODY, BUSY, ASGI
-
-cdef dict _STATUS = {}
-
-
-cdef bytes _status_line(int status):
-    line = _STATUS.get(status)
-    if line is None:
-        try:
-            phrase = HTTPStatus(status).phrase
-        except ValueError:
-            phrase = ""
-        line = _STATUS[status] = f"HTTP/1.1 {status} {phrase}\r\n".encode()
-    return line
-
 
 cdef Py_ssize_t _blank_line(bytes data) noexcept:
     """Where the end of a head begins, -1 if it is not there."""
@@ -83,38 +68,6 @@ cdef bint _is_1_1(bytes head) except -1:
     cdef const char *start = PyBytes_AS_STRING(head)
     cdef const char *end = <const char *>memchr(start, 13, PyBytes_GET_SIZE(head))
     return end != NULL and end - start > 8 and memcmp(end - 8, b"HTTP/1.1", 8) == 0
-
-
-@cython.final
-cdef class Hall:
-    """What the connections of one worker share.
-
-    ``targets`` maps the paths of hot routes, as they stand on the wire, to the provider's path.
-    ``pipeline`` has the stations of a call; ``refusal(refusal, request id, more headers)`` renders
-    (status, headers, body) in the door's dialect.
-    ``cold`` is the protocol for all that is not hot: uvicorn's with ``free``, ``refuse`` and
-    ``expire``; ``doubt`` finds out whether a client that sends no more is gone. A client may be idle
-    for ``keep_alive_s`` and slow with a request for ``receive_s``; ``proxies`` knows who it is.
-    """
-
-    def __init__(self, Desk desk not None, pipeline, dict targets not None, *, refusal, cold, doubt,
-                 Py_ssize_t max_body_bytes, Py_ssize_t max_answer, bytes ping, proxies,
-                 double keep_alive_s, double receive_s):
-        self.desk = desk
-        self.pipeline = pipeline
-        self.stations = pipeline.stations
-        self.fresh = pipeline.watch.fresh
-        self.default_headers = self.default_lines = None
-        self.targets = targets
-        self.refusal = refusal
-        self.cold = cold
-        self.doubt = doubt
-        self.max_body_bytes = max_body_bytes
-        self.max_answer = max_answer
-        self.ping = ping
-        self.proxies = proxies
-        self.keep_alive_s = keep_alive_s
-        self.receive_s = receive_s
 
 
 @cython.final
@@ -613,30 +566,25 @@ cdef class Listener(Follower):
     cdef bytes _head(self, int64_t cost, Py_ssize_t length):
         """The head of the call's answer; ``length`` of the body, -1 for one in chunks."""
         cdef bytes lines = self._defaults()
-        return self.hall.stations.head(self.call, _status_line(self.call.status), lines, cost, length,
+        return self.hall.stations.head(self.call, status_line(self.call.status), lines, cost, length,
                                    self.closing)
 
     cdef bytes _refusal(self, int status, list headers):
         """The head of an answer of the gateway's own."""
         cdef bytes lines = self._defaults()
-        cdef list out = [_status_line(status), lines]
+        cdef list out = [status_line(status), lines]
         for name, value in headers:
             out += (name, b": ", value, b"\r\n")
         out.append(b"connection: close\r\n\r\n" if self.closing else b"\r\n")
         return b"".join(out)
 
     cdef bytes _defaults(self):
-        """The server's own lines; it makes them anew each second."""
+        """The server's own lines; a worker that retires parts with its clients."""
         cdef Hall hall = self.hall
-        found = self.server_state.default_headers
-        if found is not hall.default_headers:
-            hall.default_headers = found
-            hall.retiring = any([name == b"connection" for name, _ in found])
-            hall.default_lines = b"".join([b"%b: %b\r\n" % one for one in found
-                                           if one[0] != b"connection"])
-        if hall.retiring:       # a worker that retires parts with its clients
+        cdef bytes lines = hall.lines(self.server_state.default_headers)
+        if hall.retiring:
             self.closing = True
-        return hall.default_lines
+        return lines
 
     cdef int _write(self, list parts) except -1:
         cdef Py_ssize_t total = 0
