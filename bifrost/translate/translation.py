@@ -1,0 +1,50 @@
+"""What every translator between two dialects offers; each ``<client>_<backend>.py`` has one.
+
+A translation belongs to one request. It turns the client's body into the backend's, and the
+backend's answer, whole or streamed, into the client's dialect. Pure: bytes in, bytes out.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+
+class Traits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a target's model can do and how its host deviates from the dialect's own service.
+
+    ``max_output`` is the model's most output tokens (None: not known).
+    """
+
+    max_output: int | None = None
+    reasons: bool = False
+    vision: bool = True
+    sampling: bool = True
+    legacy_limit: bool = False  # wants max_tokens where OpenAI wants max_completion_tokens
+
+
+class Stream(Protocol):
+    """An answer's event stream under way."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The next bytes from the backend, cut anywhere; whole events of the client's dialect."""
+
+    def finish(self) -> bytes:
+        """The backend ended its stream: what is left to say. A stream that was cut short gets no
+        end in the client's dialect either, so that the cut stays visible."""
+
+
+class Translation(Protocol):
+    """One request in the backend's dialect, and the way back. Building one raises InvalidRequest
+    when the request holds what the backend cannot be told and no documented rule drops."""
+
+    @property
+    def body(self) -> bytes:
+        """The body for the backend."""
+
+    def answer(self, status: int, body: bytes) -> tuple[int, bytes]:
+        """(status, body) for the client, of a whole JSON answer or of an error."""
+
+    def stream(self, input_estimate: int) -> Stream:
+        """A reader of the streamed answer; ``input_estimate`` in tokens, until usage is known."""
