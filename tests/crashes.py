@@ -7,10 +7,13 @@ the mock's list of requests and of answers that ended early says of each what it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -19,6 +22,7 @@ from typing import Any, NamedTuple
 import httpx
 import psutil
 
+from bifrost._fast.gate import alive
 from bifrost.audit import events
 from bifrost.audit.log import Reader
 from bifrost.governance.entities import Budget, Kind, VirtualKey, id_number
@@ -159,6 +163,16 @@ def family_of(supervisor: int) -> dict[str, list[psutil.Process]]:
     return roles
 
 
+def _stack(pid: int) -> str:
+    """Where a process is: in Python if py-spy is installed, else what the kernel says."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        spy = [str(Path(sys.executable).with_name("py-spy")), "dump", "--pid", str(pid)]
+        return subprocess.run(spy, capture_output=True, text=True, timeout=20, check=True).stdout
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/wchan").read_text()
+    return "?"
+
+
 class Lane:
     """One data directory, its gateway restarted after each death of the whole."""
 
@@ -251,7 +265,11 @@ class Lane:
     def rest(self, killed: int) -> None:
         """Waits until nothing is under way and all is in the log; reads who was charged in full."""
         _, gate = self.gateway.stores()
-        until(lambda: not gate.reservations() and not gate.outbox(0, 1), 60)
+        try:
+            until(lambda: not gate.reservations() and not gate.outbox(0, 1), 60)
+        except AssertionError as error:
+            error.add_note(self._story(killed))
+            raise
         until(self.provider.settled, 60)
         for index, raw in Reader(self.gateway.data_dir).read(self._read, 1_000_000):
             self._read = index + 1
@@ -262,6 +280,29 @@ class Lane:
             if isinstance(event, events.ModelAccess) and event.outcome == "unsettled":
                 self.unsettled[int(event.request.removeprefix("n-"))] = event
                 self.found_after.append((event.seq - killed) / 1e9)
+
+    def _story(self, killed: int) -> str:
+        """What is not at rest, for whoever must find out why."""
+        _, gate = self.gateway.stores()
+        supervisor = psutil.Process(self.gateway.process.pid)
+        family = [supervisor, *supervisor.children(recursive=True)]
+        waiting = [
+            f"reservation {sequence} of {amount} by owner {owner}, "
+            f"{(created - killed) / 1e9:+.3f} s from the death: {note[:200]!r}"
+            for owner, sequence, amount, created, note in gate.reservations()
+        ]
+        processes = [
+            f"{one.pid} {one.status()}, {one.cpu_times().user:.1f} s, threads {one.num_threads()}\n"
+            + _stack(one.pid)
+            for one in family
+        ]
+        locks = [
+            f"{path.name}: {'held' if alive(path.parent, int(path.stem[6:])) else 'free'}"
+            for path in (self.gateway.data_dir / "state").glob("owner-*.lock")
+        ]
+        held = [f"{len(gate.outbox(0, 100))} events in the outbox, barred: {gate.barred}"]
+        logged = self.gateway.log.read_text(errors="replace")[-4000:]
+        return "\n".join([*waiting, *held, *locks, *processes, logged])
 
     def books(self) -> dict[str, tuple[int, int]]:
         """(settled, reserved) nano-USD of everybody's budget, by name."""
