@@ -65,6 +65,7 @@ class Steward:
         self._directory = directory
         self._log = Log(data_dir)
         self._reader = Reader(data_dir)
+        self._forgotten = 0  # the number up to which the outbox was told to forget
         self._signs = evidence is None or evidence.signs
         self._notary = Notary(data_dir)
         self._keeper: Keeper | None = None
@@ -103,6 +104,7 @@ class Steward:
         """
         batch = self._gate.outbox(self._log.last_seq, BATCH)
         if not batch:
+            self._forget()  # what a steward before this one had no time to
             self._gate.bar(0)
             self._gate.assure(self._log.last_seq)
             return 0
@@ -114,9 +116,15 @@ class Steward:
             raise
         self._gate.bar(0)
         self._gate.assure(batch[-1][0])
-        self._gate.forget(batch[-1][0])
+        self._forget()
         self._remember(first, entries)
         return len(batch)
+
+    def _forget(self) -> None:
+        """Lets the outbox forget what is in the log."""
+        if self._forgotten < self._log.last_seq:
+            self._gate.forget(self._log.last_seq)
+            self._forgotten = self._log.last_seq
 
     def _remember(self, first: int, entries: Sequence[bytes]) -> None:
         """Keeps new entries at hand, decoded, for the parts that are not behind."""

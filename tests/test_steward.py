@@ -172,6 +172,8 @@ def test_a_steward_killed_at_any_point_loses_and_doubles_nothing(
             [sys.executable, "-W", "error", "-c", VICTIM, tmp_path, point], check=False
         )
         assert run.returncode == -signal.SIGKILL
+        house.drained()
+        assert house.gate.outbox(0, 10) == []  # though nothing else happened
         house.happened(cost=1)
         house.drained()
         assert house.totals()[0][1] == (7, 0, 0, 0, 0, 7)
