@@ -10,7 +10,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 debug = os.environ.get("BIFROST_DEBUG") == "1"
-libraries = {"home": ["dl"]}
+libraries = {"home": ["dl"], "digest": ["dl"]}
 for holder in ("state", "accounts", "outbox", "gate"):  # of the ledger's lock
     libraries[holder] = ["pthread"]
 modules = [
