@@ -39,14 +39,8 @@ from bifrost.config.load import (
 )
 from bifrost.config.settings import Settings
 from bifrost.core import Core
-from bifrost.doors.anthropic import (
-    AnthropicDoor,
-    Handler,
-    Receive,
-    Scope,
-    Send,
-    broken_event,
-)
+from bifrost.doors.anthropic import AnthropicDoor, broken_event
+from bifrost.doors.door import Handler, Receive, Scope, Send
 from bifrost.errors import BifrostError
 from bifrost.governance import admin_token
 from bifrost.governance.declared import Minted

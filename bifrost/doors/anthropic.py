@@ -6,30 +6,21 @@ Plain ASGI on the hot routes, no framework objects. Decides nothing.
 from __future__ import annotations
 
 import time
-import zlib
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
 from bifrost._fast import wire
-from bifrost.call import Call, new_request_id
+from bifrost.call import Call
+from bifrost.doors.door import Door, Handler, Headers, Receive, Scope, Send, query_of, send_json
 from bifrost.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotServed,
     Refusal,
     RequestTooLarge,
-    UnsupportedEncoding,
 )
-from bifrost.pipeline import MESSAGES, Pipeline
-from bifrost.proxies import Proxies
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
+from bifrost.pipeline import MESSAGES
 
 
 def error_body(kind: str, message: str, request_id: str) -> bytes:
@@ -46,9 +37,6 @@ def error_body(kind: str, message: str, request_id: str) -> bytes:
 def broken_event(message: str, request_id: str, kind: str = "api_error") -> bytes:
     """The SSE event that tells a client its stream broke off; it asks again, not streamed."""
     return b"event: error\ndata: " + error_body(kind, message, request_id) + b"\n\n"
-
-
-Headers = list[tuple[bytes, bytes]]
 
 
 def refusal_answer(
@@ -72,25 +60,8 @@ def refusal_answer(
     return refusal.status, headers, body
 
 
-class AnthropicDoor:
+class AnthropicDoor(Door):
     """Serves ``/anthropic/v1/...`` and the same without the prefix."""
-
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        models: Callable[[Call], list[dict[str, Any]]],
-        proxies: Proxies,
-        refused: Callable[[str], None],
-        *,
-        max_body_bytes: int,
-    ) -> None:
-        """``models(call)`` lists what the key of an identified call may use; ``proxies`` say whom
-        events name as its client; ``refused(code)`` is told of every refusal."""
-        self.pipeline = pipeline
-        self.models = models
-        self.proxies = proxies
-        self._refused = refused
-        self.max_body_bytes = max_body_bytes
 
     def routes(self) -> dict[str, Handler]:
         """Exact path -> handler, for the app's table."""
@@ -108,18 +79,11 @@ class AnthropicDoor:
         """Paths whose usual requests the compiled listener serves -> the provider's path."""
         return {b"/anthropic/v1/messages": MESSAGES, b"/v1/messages": MESSAGES}
 
-    def refusal(
+    def answer(
         self, refusal: Refusal, request_id: str, more: Sequence[tuple[bytes, bytes]] = ()
     ) -> tuple[int, Headers, bytes]:
-        """The answer to a request that is refused now: (status, headers, body)."""
-        self._refused(refusal.code)
+        """A refusal as the Anthropic API words it."""
         return refusal_answer(refusal, request_id, more)
-
-    async def _refuse(self, send: Send, refusal: Refusal, call: Call) -> None:
-        more = self.pipeline.budget(call)
-        status, headers, body = self.refusal(refusal, call.request_id, more)
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
 
     async def messages(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``POST /v1/messages``."""
@@ -138,50 +102,20 @@ class AnthropicDoor:
     ) -> None:
         call = Call("", receive)
         try:
-            self._head(scope, call)
+            self.head(scope, call)
             if scope["method"] != "POST":
                 raise MethodNotAllowed("Use POST on this path.")
-            await self._body(call)
+            await self._scanned(call)
             call.began = time.monotonic_ns()  # a client's slow upload is no time of ours
-            await handler(call, send, _query(scope))
+            await handler(call, send, query_of(scope))
         except Refusal as refusal:
-            await self._refuse(send, refusal, call)
+            await self.refuse(send, refusal, call)
 
-    def _head(self, scope: Scope, call: Call) -> None:
-        call.client = self.proxies.recorded(scope)
+    async def _scanned(self, call: Call) -> None:
+        """Collects the body and scans it."""
+        await self.body(call)
         try:
-            head = call.head = wire.read_head(scope["headers"])
-        except wire.WireError as error:
-            call.request_id = new_request_id()
-            raise InvalidRequest(f"The request's headers are malformed: {error}") from None
-        call.request_id = head.request_id.decode() if head.request_id else new_request_id()
-
-    async def _body(self, call: Call) -> None:
-        """Collects the body (within the limit, decoded) and scans it."""
-        limit = self.max_body_bytes
-        if call.head.content_length is not None and call.head.content_length > limit:
-            raise RequestTooLarge(f"The request body is larger than {limit} bytes.")
-        message = await call.receive()
-        body: bytes = message.get("body", b"")
-        if message.get("more_body", False):
-            parts, size = [body], len(body)
-            while message.get("more_body", False):
-                message = await call.receive()
-                if message["type"] == "http.disconnect":
-                    raise InvalidRequest("The client left before its request was complete.")
-                part = message.get("body", b"")
-                size += len(part)
-                if size > limit:
-                    raise RequestTooLarge(f"The request body is larger than {limit} bytes.")
-                parts.append(part)
-            body = b"".join(parts)
-        elif len(body) > limit:  # chunked, but arrived whole before we looked
-            raise RequestTooLarge(f"The request body is larger than {limit} bytes.")
-        if call.head.content_encoding:
-            body = _decoded(body, call.head.content_encoding, limit)
-        call.body = body
-        try:
-            call.scan = wire.scan(body)
+            call.scan = wire.scan(call.body)
         except wire.WireError as error:
             raise InvalidRequest(f"The request body is not valid: {error}") from None
 
@@ -189,7 +123,7 @@ class AnthropicDoor:
         """``GET /v1/models[/{id}]``: what this key may use."""
         call = Call("", receive)
         try:
-            self._head(scope, call)
+            self.head(scope, call)
             if scope["method"] not in ("GET", "HEAD"):
                 raise MethodNotAllowed("Use GET on this path.")
             self.pipeline.governor.identify(call)
@@ -199,7 +133,7 @@ class AnthropicDoor:
                 found = [model for model in models if model["id"] == name]
                 if not found:
                     raise NotServed(f"There is no model {name!r} that this key may use.")
-                await _json(send, call.request_id, found[0], self.pipeline.budget(call))
+                await send_json(send, call.request_id, found[0], self.pipeline.budget(call))
                 return
             page = {
                 "data": models,
@@ -207,9 +141,9 @@ class AnthropicDoor:
                 "first_id": models[0]["id"] if models else None,
                 "last_id": models[-1]["id"] if models else None,
             }
-            await _json(send, call.request_id, page, self.pipeline.budget(call))
+            await send_json(send, call.request_id, page, self.pipeline.budget(call))
         except Refusal as refusal:
-            await self._refuse(send, refusal, call)
+            await self.refuse(send, refusal, call)
 
     async def probe(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The start-up probes of Claude Code, sent without credentials."""
@@ -223,49 +157,7 @@ class AnthropicDoor:
         """Any other path below this door."""
         call = Call("", receive)
         try:
-            self._head(scope, call)
+            self.head(scope, call)
             raise NotServed(f"This gateway does not serve {scope['path']}.")
         except Refusal as refusal:
-            await self._refuse(send, refusal, call)
-
-
-async def _json(
-    send: Send, request_id: str, value: object, more: Sequence[tuple[bytes, bytes]]
-) -> None:
-    body = msgspec.json.encode(value)
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        (b"request-id", request_id.encode()),  # where the SDKs look for it
-        (b"x-request-id", request_id.encode()),
-        *more,
-    ]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-def _query(scope: Scope) -> bytes:
-    """The query as it came, with its question mark; a ``key`` parameter never goes upstream."""
-    query: bytes = scope.get("query_string", b"")
-    if b"key=" in query:
-        query = b"&".join(part for part in query.split(b"&") if not part.startswith(b"key="))
-    return b"?" + query if query else b""
-
-
-def _decoded(body: bytes, encoding: bytes, limit: int) -> bytes:
-    """A compressed request body, decompressed within ``limit`` bytes."""
-    if encoding not in (b"gzip", b"x-gzip", b"deflate"):
-        raise UnsupportedEncoding(
-            f"Content-Encoding {encoding.decode('latin-1')!r} is not supported; "
-            "send gzip, deflate or no encoding."
-        )
-    inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)
-    try:
-        plain = inflater.decompress(body, limit + 1)
-    except zlib.error:
-        raise InvalidRequest("The request body is not valid gzip or deflate data.") from None
-    if len(plain) > limit:
-        raise RequestTooLarge(f"The decompressed request body is larger than {limit} bytes.")
-    if not inflater.eof:
-        raise InvalidRequest("The compressed request body is incomplete.")
-    return plain
+            await self.refuse(send, refusal, call)
