@@ -6,7 +6,9 @@ from typing import Any
 
 import msgspec
 
-from bifrost.translate.chat_answer import _SIGNATURE, _STOPS, _message, usage
+from bifrost.translate.anthropic_chat import request
+from bifrost.translate.chat_answer import _SIGNATURE, _STOPS, _message, answer, usage
+from bifrost.translate.translation import Traits
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -118,3 +120,19 @@ class ChatStream:
 
 def _told(name: str, fields: Json) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (name.encode(), _encode({"type": name, **fields}))
+
+
+class ChatTranslation:
+    """One Anthropic request on a Chat backend; see ``translation.Translation``."""
+
+    def __init__(self, body: bytes, model: str, *, max_tokens: int | None, traits: Traits) -> None:
+        self.body = request(body, model, max_tokens=max_tokens, traits=traits)
+        self._asked = str(_decode(body).get("model") or model)
+
+    def answer(self, status: int, body: bytes) -> tuple[int, bytes]:
+        """(status, body) for the client, of a whole answer or of an error."""
+        return answer(status, body, self._asked)
+
+    def stream(self, input_estimate: int) -> ChatStream:
+        """A reader of the streamed answer."""
+        return ChatStream(self._asked, input_estimate)
