@@ -214,7 +214,7 @@ class Core:
         url = provider.network.base_url or (
             "http://127.0.0.1:9" if provider.type == "mock" else None
         )
-        host = Host(name, provider.type, url, credentials)
+        host = Host(name, provider.type, url, credentials, provider.api)
         return host, self.upstreams.get(host.base_url, network_options(provider.network))
 
     def origins(self) -> Sequence[Origin]:

@@ -20,8 +20,10 @@ from bifrost.metering.bound import DEFAULT_CONTEXT
 from bifrost.metering.catalogue import Catalogue
 from bifrost.metering.prices import Price
 from bifrost.meters import Meters
+from bifrost.passage import Passage
 from bifrost.providers.table import Host
 from bifrost.routing.targets import Router, Target
+from bifrost.translate.translation import Traits
 from bifrost.upstream.pool import Origin
 
 LANES_PER_GRANT = 512
@@ -31,13 +33,21 @@ MOST_LABELS = 1_280  # bytes of names in a reservation's note
 
 
 class Goal:
-    """What all lanes to one model of one host have in common."""
+    """What all lanes to one model of one host have in common; ``passage`` is for hosts that do not
+    speak the client's dialect."""
 
-    __slots__ = ("ceiling", "density", "meter", "price", "served", "shown")
+    __slots__ = ("ceiling", "density", "meter", "passage", "price", "served", "shown")
 
     def __init__(
-        self, host: Host, model: str, price: Price, density: Density, meter: Meter
+        self,
+        host: Host,
+        model: str,
+        price: Price,
+        density: Density,
+        meter: Meter,
+        passage: Passage | None,
     ) -> None:
+        self.passage = passage
         self.price = price
         self.meter = meter
         self.density = density
@@ -49,7 +59,7 @@ class Goal:
 class Lane(LaneBase):
     """One way from a key to a model: where it goes, what it costs, how it is labelled."""
 
-    __slots__ = ("catalogue", "origin", "price", "weight")
+    __slots__ = ("catalogue", "origin", "passage", "price", "weight")
 
     def __init__(
         self,
@@ -64,6 +74,7 @@ class Lane(LaneBase):
         """The goal's price is of ``catalogue``, whose digest stands in every event."""
         self.host = host
         self.origin = origin
+        self.passage = goal.passage
         self.renamed = target.model if target.model != asked else None
         price = self.price = goal.price
         self.catalogue = catalogue
@@ -125,7 +136,8 @@ class Lanes:
             lanes = self._open(grant, asked)
             if len(grant.lanes) >= LANES_PER_GRANT:
                 grant.lanes.clear()
-            alone = len(lanes) == 1 and not self._attends(grant)
+            usual = len(lanes) == 1 and lanes[0].passage is None
+            alone = usual and not self._attends(grant)
             found = grant.lanes[asked] = lanes[0] if alone else lanes  # a list is not for the desk
         if isinstance(found, Lane):
             return found
@@ -145,7 +157,7 @@ class Lanes:
             if blocked is not None:
                 refusal = refusal or blocked
                 continue
-            goal = self._goal(host, target.model)
+            goal = self._goal(host, origin, target.model)
             if goal is None:
                 refusal = refusal or ModelUnpriced(
                     f"Model {target.model!r} of provider {target.provider!r} has no price, so its "
@@ -159,7 +171,7 @@ class Lanes:
             raise refusal
         return lanes
 
-    def _goal(self, host: Host, model: str) -> Goal | None:
+    def _goal(self, host: Host, origin: Origin, model: str) -> Goal | None:
         """The goal of all lanes to a model of a host; None without a price."""
         goal = self._goals.get((host.name, model))
         if goal is None:
@@ -170,6 +182,21 @@ class Lanes:
                 self._goals.clear()
             density = self.densities.find(host.name, model)
             meter = self.meters.meter("model", host.name, model)
-            goal = Goal(host, model, price, density, meter)
+            passage = None
+            if host.api != "messages":
+                passage = Passage(host, origin, model, self._traits(host, model, price))
+            goal = Goal(host, model, price, density, meter, passage)
             self._goals[host.name, model] = goal
         return goal
+
+    def _traits(self, host: Host, model: str, price: Price) -> Traits:
+        """What a translator must know; what the catalogue does not know is not held against it."""
+        features = self.catalogue.features(host.kind, model)
+        return Traits(
+            max_output=price.max_output_tokens,
+            reasons=features.get("reasoning", False),
+            vision=features.get("vision", True),
+            sampling=features.get("sampling_params", True),
+            legacy_limit=host.row.legacy_limit,
+            splits_reasoning=host.row.splits_reasoning,
+        )

@@ -74,6 +74,7 @@ class Pipeline:
                 await self._stream(call, send)
             else:
                 body = await call.exchange.read_all(MAX_ANSWER)
+                call.status = call.exchange.status  # a translated answer may have another
                 call.last_byte = time.monotonic_ns()
                 if call.testimony is not None:
                     call.testimony.hear(body)
@@ -119,6 +120,12 @@ class Pipeline:
     async def count_tokens(self, call: Call, send: Send, query: bytes) -> None:
         """Serves a token count: a key and an allowed model are needed, no money moves."""
         self.governor.count(call)
+        passage = call.lane.passage
+        if passage is not None:
+            call.status = 200
+            headers = [(b"content-type", b"application/json"), *self.budget(call)]
+            await _answer(call, send, headers, passage.count(call))
+            return
         self.watch.enter(call, asyncio.current_task())
         try:
             await self._forward(call, COUNT + query)
@@ -137,9 +144,12 @@ class Pipeline:
 
     async def _forward(self, call: Call, target: bytes) -> bool:
         """Sends the request upstream, waits for the answer's head; whether a stream follows it."""
-        request = self.stations.outgoing(call, target)
+        lane = call.lane
         try:
-            call.exchange = await call.lane.origin.send(request)
+            if lane.passage is not None:
+                call.exchange = await lane.passage.send(call)
+            else:
+                call.exchange = await lane.origin.send(self.stations.outgoing(call, target))
         except UpstreamError as error:
             call.sent_upstream = error.sent
             raise

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from bifrost.config import Settings, load, parse
+from bifrost.config.findings import listed
+from bifrost.config.hosts import TABLE, Kind
 from bifrost.config.settings import instant_ns, nano_usd
 from bifrost.errors import ConfigError
 from bifrost.governance.windows import parse_duration
 
+TYPES = listed(get_args(Kind))
 KEY_VALUE = "sk-bf-" + "a1_-" * 8
 
 
@@ -96,10 +99,10 @@ def test_the_top_level_is_an_object(document: object) -> None:
             {"server": {"ping_interval_s": float("inf")}},
             "server.ping_interval_s: expected a number",
         ),
-        ({"providers": {"x": {}}}, "providers.x.type: missing; expected 'anthropic' or 'mock'"),
+        ({"providers": {"x": {}}}, f"providers.x.type: missing; expected {TYPES}"),
         (
             {"providers": {"x": {"type": "antropic"}}},
-            "providers.x.type: expected 'anthropic' or 'mock', got 'antropic'; did you mean 'ant",
+            f"providers.x.type: expected {TYPES}, got 'antropic'; did you mean 'anthropic'",
         ),
         ({"governance": {"users": [{}]}}, "governance.users[0].name: missing; expected text of"),
         ({"governance": {"users": ["al"]}}, "governance.users[0]: expected an object, got text"),
@@ -271,7 +274,7 @@ def test_provider_keys_fit_into_a_header(value: str) -> None:
 
 def test_providers() -> None:
     assert only_problem({"providers": {"a": {"type": "anthropic"}}}) == (
-        "providers.a.keys: an anthropic provider needs at least one key"
+        "providers.a.keys: a provider of type 'anthropic' needs at least one key"
     )
     assert read({"providers": {"m": {"type": "mock"}}}).providers["m"].network.base_url is None
     assert "letters, digits" in only_problem({"providers": {"a/b": {"type": "mock"}}})
@@ -391,7 +394,7 @@ def test_patterns_of_a_key() -> None:
         ),
         (
             {"providers": {"b": {"type": "bedrock", "region": "us-east-1"}}},
-            "providers.b.type: 'bedrock' is not served by this version; use 'anthropic' or 'mock'",
+            f"providers.b.type: 'bedrock' is not served by this version; use {TYPES}",
         ),
     ],
 )
@@ -424,3 +427,20 @@ def test_a_budget_without_a_limit() -> None:
         "governance.teams[0].budgets[0].max_limit: missing; expected an amount in USD such as"
         " '75.00'"
     ]
+
+
+def test_every_type_of_provider_is_in_the_table() -> None:
+    assert set(TABLE) == set(get_args(Kind))
+
+
+def test_where_a_provider_is() -> None:
+    local: dict[str, object] = {"type": "openai_compatible"}
+    assert only_problem({"providers": {"x": local}}) == (
+        "providers.x.network.base_url: missing; type 'openai_compatible' has no address of its own"
+    )
+    local["network"] = {"base_url": "http://127.0.0.1:11434/v1"}
+    assert read({"providers": {"x": local}}).providers["x"].api is None
+    groq = {"type": "groq", "api": "messages", "keys": [{"name": "main", "value": "x"}]}
+    assert only_problem({"providers": {"x": groq}}) == (
+        "providers.x.api: type 'groq' has only 'chat'"
+    )

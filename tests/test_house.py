@@ -15,7 +15,7 @@ LEAVES = {"_fast", "errors", "call", "config", "money", "patterns", "proxies", "
 LEAVES |= {"meters", "database"}
 ROOMS = {"routing", "governance", "translate", "providers", "upstream", "metering", "audit"}
 # Between the rooms and the doors: each knows the rooms, none knows Starlette.
-ORDER = {"identify", "lanes", "governor", "line", "watch", "witness", "pipeline"}
+ORDER = {"identify", "passage", "lanes", "governor", "line", "watch", "witness", "pipeline"}
 WINGS = {
     *("usage", "steward", "mock", "logs", "listener", "farewell", "succession", "binding", "child"),
     *("stewardship", "standin", "tally", "recorder"),
@@ -32,7 +32,8 @@ MAY = {
     "s3": {"errors", "sigv4"},
     **{room: LEAVES for room in ROOMS},
     "identify": LEAVES | {"governance"},
-    "lanes": LEAVES | ROOMS | {"identify"},
+    "passage": LEAVES | ROOMS,
+    "lanes": LEAVES | ROOMS | {"identify", "passage"},
     "governor": LEAVES | ROOMS | {"identify", "lanes"},
     "line": LEAVES | {"governor"},
     "watch": LEAVES,

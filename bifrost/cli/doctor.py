@@ -13,12 +13,12 @@ from pathlib import Path
 import click
 
 from bifrost.cli.store import json_option, opened, print_json
+from bifrost.config.hosts import address
 from bifrost.config.load import default_settings, load, with_default_providers
 from bifrost.config.settings import Settings
 from bifrost.core import network_options
 from bifrost.errors import BifrostError
 from bifrost.metering.catalogue import Catalogue
-from bifrost.providers.table import BASE_URLS
 from bifrost.upstream.pool import Upstreams
 
 Finding = tuple[str, str, str]  # ok | warn | fail, what, detail
@@ -109,7 +109,7 @@ async def _providers(settings: Settings) -> list[Finding]:
     upstreams = Upstreams()
     findings: list[Finding] = []
     for name, provider in settings.providers.items():
-        url = provider.network.base_url or BASE_URLS.get(provider.type)
+        api, url = address(provider.type, provider.api, provider.network.base_url)
         if url is None:
             findings.append(
                 ("ok", f"provider {name}", "the built-in mock, started with the gateway")
@@ -117,10 +117,10 @@ async def _providers(settings: Settings) -> list[Finding]:
             continue
         try:
             origin = upstreams.get(url, network_options(provider.network))
-            head = b"GET %b/v1/models HTTP/1.1\r\nhost: %b\r\n\r\n" % (
-                origin.path_prefix,
-                origin.host_header,
-            )
+            path = b"/v1/models" if api == "messages" else b"/models"
+            head = b"GET %b%b HTTP/1.1\r\nhost: %b\r\n\r\n" % (
+                origin.path_prefix, path, origin.host_header,
+            )  # fmt: skip
             exchange = await origin.send([head, b""])
             headers = dict(exchange.headers)
             exchange.cancel()

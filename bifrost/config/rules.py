@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from bifrost.config.evidence import check_evidence
 from bifrost.config.findings import Findings, inside, meant
+from bifrost.config.hosts import TABLE, address
 from bifrost.config.settings import (
     DURATION,
     BudgetSpec,
@@ -62,8 +63,11 @@ def _provider(name: str, provider: Provider, findings: Findings) -> None:
     if not _PROVIDER.fullmatch(name):
         findings.add(place, "expected a name of letters, digits and . _ - only")
     keys = inside(place, "keys")
-    if provider.type == "anthropic" and not provider.keys and keys not in findings.places:
-        findings.add(keys, "an anthropic provider needs at least one key")
+    kind = TABLE.get(provider.type)  # none: the type itself is reported already
+    if kind and kind.needs_key and not provider.keys and keys not in findings.places:
+        findings.add(keys, f"a provider of type {provider.type!r} needs at least one key")
+    if kind:
+        _address(place, provider, findings)
     if provider.keys and not any(key.weight for key in provider.keys):
         findings.add(keys, "at least one weight must be above 0")
     _names(keys, provider.keys, findings)
@@ -75,6 +79,18 @@ def _provider(name: str, provider: Provider, findings: Findings) -> None:
                 " can carry",
             )
     _network(inside(place, "network"), provider.network, bool(provider.keys), findings)
+
+
+def _address(place: str, provider: Provider, findings: Findings) -> None:
+    """The API that was chosen is there, and somewhere."""
+    try:
+        _, url = address(provider.type, provider.api, provider.network.base_url)
+    except ValueError as error:
+        findings.add(inside(place, "api"), str(error))
+        return
+    base_url = inside(inside(place, "network"), "base_url")
+    if url is None and provider.type != "mock" and base_url not in findings.places:
+        findings.add(base_url, f"missing; type {provider.type!r} has no address of its own")
 
 
 def _network(place: str, network: Network, keys: bool, findings: Findings) -> None:

@@ -24,6 +24,7 @@ from bifrost.config.fields import Spec as Spec
 from bifrost.config.fields import Text as Text
 from bifrost.config.fields import Weight as Weight
 from bifrost.config.fields import or_reference
+from bifrost.config.hosts import Api, Kind
 from bifrost.config.values import DURATION as DURATION
 from bifrost.config.values import MOST_USD as MOST_USD
 from bifrost.config.values import WINDOW
@@ -132,11 +133,15 @@ class Provider(Spec, frozen=True, kw_only=True):
     """A host that answers requests."""
 
     type: Annotated[
-        Literal["anthropic", "mock"],
-        Meta(description="What it speaks; mock is the built-in mock provider."),
+        Kind,
+        Meta(description="Who it is, or whom it is like; mock is the built-in mock provider."),
     ]
+    api: Annotated[
+        Api | None,
+        Meta(description="Which of its APIs is used: messages or chat; null is the usual one."),
+    ] = None
     keys: Annotated[
-        tuple[ProviderKey, ...], Meta(description="Credentials; anthropic needs at least one.")
+        tuple[ProviderKey, ...], Meta(description="Credentials; most types need at least one.")
     ] = ()
     network: Annotated[Network, Meta(description="How it is reached.")] = Network()
 

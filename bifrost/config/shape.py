@@ -41,10 +41,7 @@ RESERVED_KEYS: dict[type, tuple[str, ...]] = {
     VirtualKeySpec: _LIMITED,
 }
 RESERVED_VALUES: dict[tuple[type, str], tuple[str, ...]] = {
-    (Provider, "type"): (
-        *("bedrock", "vertex", "azure", "openai", "gemini", "openai_compatible"),
-        *("cohere", "groq", "mistral", "ollama", "openrouter", "vllm"),
-    ),
+    (Provider, "type"): ("azure", "bedrock", "cohere", "gemini", "vertex"),
 }
 _REFUSED = "not enforced by this version"
 

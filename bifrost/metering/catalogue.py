@@ -179,6 +179,10 @@ class Catalogue:
         priced = self.provider(provider_type)
         return [_info(model, priced[model], rows.get(model)) for model in sorted(priced)]
 
+    def features(self, provider_type: str, model: str) -> dict[str, bool]:
+        """What a model of the package's table can do: True, False, or absent when unknown."""
+        return _features(self._models.get(provider_type, {}).get(model))
+
     def cost(
         self, provider_type: str, usage: Usage, price: Price, *, name: str | None = None
     ) -> int:
@@ -217,7 +221,6 @@ def _about(override: Override, provider_type: str, model: str, name: str | None)
 
 
 def _info(model: str, price: Price, row: Model | None) -> ModelInfo:
-    words = row.features.split() if row is not None else []
     line = _LINE.search(model)
     named = _NAME.fullmatch(model)
     display = None
@@ -231,5 +234,10 @@ def _info(model: str, price: Price, row: Model | None) -> ModelInfo:
         mode=row.mode if row is not None else "chat",
         max_input_tokens=price.max_input_tokens,
         max_output_tokens=price.max_output_tokens,
-        features={word.removeprefix("!"): not word.startswith("!") for word in words},
+        features=_features(row),
     )
+
+
+def _features(row: Model | None) -> dict[str, bool]:
+    words = row.features.split() if row is not None else []
+    return {word.removeprefix("!"): not word.startswith("!") for word in words}

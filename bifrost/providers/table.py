@@ -1,4 +1,4 @@
-"""The table of hosts: where a provider lives and how a request is addressed and signed for it."""
+"""The table of hosts: where a provider lives, what it speaks, how a request for it is signed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import random
 
 import msgspec
 
+from bifrost.config.hosts import TABLE, Api, Kind, Row, address
 from bifrost.errors import ConfigError
 
 _HEAD = b" HTTP/1.1\r\nhost: %b\r\n%baccept-encoding: identity\r\nx-request-id: "
-BASE_URLS = {"anthropic": "https://api.anthropic.com"}
+
+
+PATHS: dict[Api, bytes] = {"messages": b"/v1/messages", "chat": b"/chat/completions"}
 
 
 class Credential(msgspec.Struct, frozen=True):
@@ -24,25 +27,28 @@ class Credential(msgspec.Struct, frozen=True):
 
 
 class Host:
-    """One configured provider of the Anthropic dialect, ready to have requests addressed to it."""
+    """One configured provider, ready to have requests addressed to it."""
 
     def __init__(
         self,
         name: str,
-        kind: str,
+        kind: Kind,
         base_url: str | None,
         credentials: list[Credential],
+        api: Api | None = None,
     ) -> None:
-        url = base_url or BASE_URLS.get(kind)
+        """Raises ConfigError where the type needs an address and none is given."""
+        self.api, url = address(kind, api, base_url)
         if url is None:
             raise ConfigError(f"providers.{name}.network.base_url: needed for type {kind!r}")
+        self.base_url = url
         self.name = name
         self.kind = kind
-        self.base_url = url
+        self.row = row = TABLE[kind]
         self._names = [credential.name for credential in credentials] or [""]
         self._weights = [credential.weight for credential in credentials]
-        self._signed = [_signed(credential.value) for credential in credentials] or [
-            b"x-api-key: mock\r\n"
+        self._signed = [_signed(row, credential.value) for credential in credentials] or [
+            b"x-api-key: mock\r\n" if kind == "mock" else b""
         ]
         self._heads: dict[bytes, list[bytes]] = {}
 
@@ -67,8 +73,8 @@ class Host:
         return found
 
 
-def _signed(secret: str) -> bytes:
+def _signed(row: Row, secret: str) -> bytes:
     """Anthropic accepts x-api-key for API keys; OAuth tokens (sk-ant-oat...) only as Bearer."""
-    if secret.startswith("sk-ant-oat"):
+    if row.key == "bearer" or secret.startswith("sk-ant-oat"):
         return b"authorization: Bearer %b\r\n" % secret.encode("latin-1")
     return b"x-api-key: %b\r\n" % secret.encode("latin-1")

@@ -1,0 +1,86 @@
+"""The types of providers: which APIs each has, where they are and what they need.
+
+Addresses are those of the vendors' own documentation and SDKs (read 2026-11).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Api = Literal["messages", "chat"]
+Kind = Literal[
+    "anthropic", "anthropic_compatible", "cerebras", "deepseek", "fireworks", "groq", "minimax",
+    "mistral", "mock", "moonshot", "ollama", "openai", "openai_compatible", "openrouter",
+    "together", "vllm", "xai", "zai",
+]  # fmt: skip
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One type of provider: the address of each API it has (None: the configuration must say it),
+    the first being the usual one, and the header that carries its key.
+
+    ``legacy_limit``: its chat API knows ``max_tokens`` only. ``splits_reasoning``: it counts
+    reasoning beside ``completion_tokens``, not in them.
+    """
+
+    apis: dict[Api, str | None]
+    key: Literal["x-api-key", "bearer"] = "bearer"
+    needs_key: bool = True
+    legacy_limit: bool = False
+    splits_reasoning: bool = False
+
+
+def _both(chat: str, messages: str) -> dict[Api, str | None]:
+    """A host with both APIs: Anthropic clients reach it without translation."""
+    return {"messages": messages, "chat": chat}
+
+
+TABLE: dict[Kind, Row] = {
+    "anthropic": Row(apis={"messages": "https://api.anthropic.com"}, key="x-api-key"),
+    "anthropic_compatible": Row(apis={"messages": None}, key="x-api-key", needs_key=False),
+    "mock": Row(apis={"messages": None, "chat": None}, key="x-api-key", needs_key=False),
+    "openai": Row(apis={"chat": "https://api.openai.com/v1"}),
+    "openai_compatible": Row(
+        apis={"chat": None, "messages": None}, needs_key=False, legacy_limit=True
+    ),
+    "cerebras": Row(apis={"chat": "https://api.cerebras.ai/v1"}),
+    "deepseek": Row(
+        apis=_both("https://api.deepseek.com", "https://api.deepseek.com/anthropic"),
+        legacy_limit=True,
+    ),
+    "fireworks": Row(apis={"chat": "https://api.fireworks.ai/inference/v1"}, legacy_limit=True),
+    "groq": Row(apis={"chat": "https://api.groq.com/openai/v1"}),
+    "minimax": Row(
+        apis=_both("https://api.minimax.io/v1", "https://api.minimax.io/anthropic"),
+        legacy_limit=True,
+    ),
+    "mistral": Row(apis={"chat": "https://api.mistral.ai/v1"}, legacy_limit=True),
+    "moonshot": Row(
+        apis=_both("https://api.moonshot.ai/v1", "https://api.moonshot.ai/anthropic"),
+        legacy_limit=True,
+    ),
+    "ollama": Row(apis={"chat": "http://127.0.0.1:11434/v1"}, needs_key=False, legacy_limit=True),
+    "openrouter": Row(apis={"chat": "https://openrouter.ai/api/v1"}, legacy_limit=True),
+    "together": Row(apis={"chat": "https://api.together.xyz/v1"}, legacy_limit=True),
+    "vllm": Row(apis={"chat": None}, needs_key=False, legacy_limit=True),
+    "xai": Row(apis={"chat": "https://api.x.ai/v1"}, splits_reasoning=True),
+    "zai": Row(
+        apis=_both("https://api.z.ai/api/paas/v4", "https://api.z.ai/api/anthropic"),
+        legacy_limit=True,
+    ),
+}
+
+
+def address(kind: Kind, api: Api | None, base_url: str | None) -> tuple[Api, str | None]:
+    """(the API, its address) of a provider of this type; no address where one must be given.
+
+    Raises ValueError, saying what the type has, when it has no such API.
+    """
+    apis = TABLE[kind].apis
+    spoken: Api = api if api is not None else next(iter(apis))
+    if spoken not in apis:
+        has = " and ".join(repr(one) for one in apis)
+        raise ValueError(f"type {kind!r} has only {has}")
+    return spoken, base_url or apis[spoken]

@@ -1,0 +1,143 @@
+"""Anthropic clients on hosts that speak OpenAI's Chat: served and metered like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import httpx
+import pytest
+
+from tests.commands import until
+from tests.running import RunningGateway, RunningMock, bearer, configuration, message
+
+MODEL = "gpt-5.1"
+INPUT, OUTPUT = 1_234, 321
+COST = Decimal(INPUT * 1_250 + OUTPUT * 10_000) / 10**9  # USD, at the prices of gpt-5.1
+PAYERS = ("keys:alice-dev", "users:alice", "teams:core", "customers:acme")
+
+
+def mapped(upstream: str, **key: Any) -> dict[str, Any]:
+    """The Sonnet tier on a host of type openai."""
+    config = configuration(upstream, **key)
+    config["providers"] = {
+        "openai": {
+            "type": "openai",
+            "api": "chat",
+            "keys": [{"name": "main", "value": "sk-openai-secret"}],
+            "network": {"base_url": f"{upstream}/v1"},
+        }
+    }
+    config["models"] = {"claude-sonnet-*": [{"provider": "openai", "model": MODEL}]}
+    return config
+
+
+@pytest.fixture(scope="module")
+def mock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMock]:
+    options = ("--input-tokens", str(INPUT), "--output-tokens", str(OUTPUT))
+    running = RunningMock(tmp_path_factory.mktemp("mock"), *options)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def gateway(mock: RunningMock, tmp_path: Path) -> Iterator[RunningGateway]:
+    running = RunningGateway(tmp_path, mapped(mock.url))
+    yield running
+    running.stop()
+
+
+def settled(gateway: RunningGateway) -> Decimal:
+    """USD spent at every level alike, once nothing is reserved."""
+    until(lambda: {one[1] for one in gateway.spent().values()} == {"0"})
+    spent = {Decimal(gateway.spent()[who][0]) for who in PAYERS}
+    assert len(spent) == 1
+    return spent.pop()
+
+
+def test_an_answer_is_anthropic_and_metered_to_the_nano_dollar(
+    gateway: RunningGateway, mock: RunningMock
+) -> None:
+    answer = httpx.post(f"{gateway.url}/v1/messages", json=message(), headers=bearer())
+    assert answer.status_code == 200, answer.text
+    told = answer.json()
+    assert (told["type"], told["role"], told["stop_reason"]) == ("message", "assistant", "end_turn")
+    assert told["usage"]["input_tokens"] == INPUT
+    assert answer.headers["x-bf-provider"] == "openai"
+    assert answer.headers["x-bf-model"] == MODEL
+    assert Decimal(answer.headers["x-bf-cost-usd"]) == COST == settled(gateway)
+    [sent] = mock.requests()
+    headers = dict(map(tuple, sent["headers"]))
+    assert sent["path"] == "/v1/chat/completions"
+    assert headers["authorization"] == "Bearer sk-openai-secret"
+    assert not [name for name in headers if name.startswith(("anthropic", "x-api-key"))]
+
+
+def test_the_sdk_reads_a_stream(gateway: RunningGateway) -> None:
+    client = anthropic.Anthropic(base_url=gateway.url, auth_token=bearer()["authorization"][7:])
+    with client.messages.stream(**message(model="claude-sonnet-5-5")) as stream:
+        assert stream.get_final_text()
+        final = stream.get_final_message()
+    assert (final.usage.input_tokens, final.usage.output_tokens) == (INPUT, OUTPUT)
+    assert settled(gateway) == COST
+
+
+def test_tokens_are_counted_by_size(gateway: RunningGateway) -> None:
+    path = f"{gateway.url}/v1/messages/count_tokens"
+    counted = httpx.post(path, json=message(), headers=bearer()).json()
+    assert counted["input_tokens"] > 0
+    assert settled(gateway) == 0
+
+
+def test_what_cannot_be_translated_is_refused_and_costs_nothing(gateway: RunningGateway) -> None:
+    search = {"type": "web_search_20250305", "name": "web_search", "max_uses": 1}
+    answer = httpx.post(
+        f"{gateway.url}/v1/messages", json=message(tools=[search]), headers=bearer()
+    )
+    assert answer.status_code == 400
+    assert answer.headers["x-bf-error"] == "invalid_request"
+    assert "web_search" in answer.json()["error"]["message"]
+    assert settled(gateway) == 0
+
+
+def test_an_output_limit_is_lowered_to_what_is_left(mock: RunningMock, tmp_path: Path) -> None:
+    poor = [{"max_limit": "0.05", "reset_duration": "1Y"}]
+    gateway = RunningGateway(tmp_path, mapped(mock.url, budgets=poor))
+    try:
+        asked = message(max_tokens=64_000)
+        answer = httpx.post(f"{gateway.url}/v1/messages", json=asked, headers=bearer())
+        assert answer.status_code == 200, answer.text
+        assert 1_024 <= int(answer.headers["x-bf-output-limit"]) < 64_000
+    finally:
+        gateway.stop()
+
+
+def test_errors_of_the_host_keep_their_status(tmp_path: Path) -> None:
+    mock = RunningMock(tmp_path, "--fail", "429")
+    gateway = RunningGateway(tmp_path / "g", mapped(mock.url))
+    try:
+        answer = httpx.post(f"{gateway.url}/v1/messages", json=message(), headers=bearer())
+        assert answer.status_code == 429
+        assert answer.json()["error"]["type"] == "rate_limit_error"
+        assert settled(gateway) == 0
+    finally:
+        gateway.stop()
+        mock.stop()
+
+
+def test_a_stream_that_the_host_cuts_is_told_and_paid(tmp_path: Path) -> None:
+    mock = RunningMock(tmp_path, "--cut-after", "3", "--chunks", "9", "--output-tokens", "300")
+    gateway = RunningGateway(tmp_path / "g", mapped(mock.url))
+    try:
+        path = f"{gateway.url}/v1/messages"
+        answer = httpx.post(path, json=message(stream=True), headers=bearer())
+        assert answer.status_code == 200
+        assert b"event: error" in answer.content
+        assert b"message_stop" not in answer.content
+        assert settled(gateway) > 0
+    finally:
+        gateway.stop()
+        mock.stop()
