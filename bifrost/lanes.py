@@ -195,6 +195,7 @@ class Lanes:
         return Traits(
             max_output=price.max_output_tokens,
             reasons=features.get("reasoning", False),
+            extra_high=features.get("xhigh_reasoning_effort", False),
             vision=features.get("vision", True),
             sampling=features.get("sampling_params", True),
             legacy_limit=host.row.legacy_limit,

@@ -11,19 +11,24 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from bifrost._fast.client import WAKE
 from bifrost.call import Call
 from bifrost.config.hosts import Api
 from bifrost.errors import UpstreamError
 from bifrost.metering.usage import output_estimate
 from bifrost.providers.table import PATHS, Host
-from bifrost.translate.chat_stream import ChatTranslation as AnthropicChat
+from bifrost.translate.anthropic_chat import AnthropicChat
 from bifrost.translate.translation import Stream, Traits, Translation
 from bifrost.upstream.pool import Exchange, Origin
 
 Translator = Callable[..., Translation]
 
 TRANSLATORS: dict[Api, Translator] = {"chat": AnthropicChat}  # from Anthropic's dialect to these
+_SENSELESS = (
+    msgspec.MsgspecError, ValueError, TypeError, KeyError, IndexError, AttributeError,
+)  # fmt: skip
 JSON, EVENTS = b"application/json", b"text/event-stream"
 # What the client may know of the host's answer; everything else speaks of the host's dialect.
 _KEPT = frozenset({b"retry-after", b"retry-after-ms", b"date"})
@@ -148,7 +153,7 @@ class Crossing:
         """What no translator can make sense of is a broken answer, not a broken gateway."""
         try:
             return read(*given)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        except _SENSELESS as error:
             raise UpstreamError(
                 f"The provider's answer cannot be understood ({error!r}).", sent=True
             ) from error

@@ -1,74 +1,140 @@
-"""Answers of OpenAI Chat Completions backends for Anthropic clients, whole or streamed."""
+"""Answers of Chat Completions, whole ones and errors, as Anthropic's."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 
-_STOPS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use",
-          "function_call": "tool_use", "content_filter": "refusal"}  # fmt: skip
-_KINDS = {400: "invalid_request_error", 401: "authentication_error", 402: "billing_error",
-          403: "permission_error", 404: "not_found_error", 413: "request_too_large",
-          429: "rate_limit_error", 529: "overloaded_error"}  # fmt: skip
-_SIGNATURE = "bifrost-chat"  # never sent back: thinking is dropped on the way there
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
+from bifrost.translate.chat_request import Names
+from bifrost.translate.translation import Traits
 
 Json = dict[str, Any]
 
+SIGNATURE = "bifrost-chat"  # never sent back: thinking of earlier turns is dropped on the way there
+_STOPS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal"}
+_KINDS = {400: "invalid_request_error", 401: "authentication_error", 402: "billing_error",
+          403: "permission_error", 404: "not_found_error", 413: "request_too_large",
+          429: "rate_limit_error", 504: "timeout_error", 529: "overloaded_error"}  # fmt: skip
+_CODES = {"rate_limit_exceeded": 429, "insufficient_quota": 429, "server_error": 500,
+          "invalid_api_key": 401, "model_not_found": 404}  # fmt: skip
+_TOO_LONG = re.compile(
+    r"context[ _]length|context window|too many (input )?tokens|prompt is too long|"
+    r"maximum (prompt|context|input)",
+    re.I,
+)
+_NO_ID = re.compile(r"[^a-zA-Z0-9_-]")
+BYTES_A_TOKEN = 3.6  # of text, where the host counted nothing
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
 
-def usage(told: Json) -> Json:
+
+def usage(told: Json, traits: Traits) -> Json:
     """Chat's usage in Anthropic's disjoint buckets, in tokens."""
     prompt = told.get("prompt_tokens_details") or {}
     read, wrote = prompt.get("cached_tokens") or 0, prompt.get("cache_write_tokens") or 0
     thought = (told.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
+    output = told.get("completion_tokens") or 0
     return {
         "input_tokens": max(0, (told.get("prompt_tokens") or 0) - read - wrote),
         "cache_read_input_tokens": read,
         "cache_creation_input_tokens": wrote,
-        "output_tokens": told.get("completion_tokens") or 0,
+        "output_tokens": output + thought if traits.splits_reasoning else output,
         "output_tokens_details": {"thinking_tokens": thought},
     }
 
 
-def answer(status: int, body: bytes, model: str) -> tuple[int, bytes]:
+def guessed(input_estimate: int, output_bytes: int) -> Json:
+    """A usage where the host gave none: by size, so that nothing is free."""
+    output = -(-output_bytes // BYTES_A_TOKEN)
+    return {"input_tokens": max(1, input_estimate), "output_tokens": int(output)}
+
+
+def stop_reason(told: str | None, *, called: bool, refused: bool) -> str:
+    """Anthropic's reason; hosts do not agree on what they say of an answer with calls."""
+    if refused:
+        return "refusal"
+    found = _STOPS.get(told or "stop", "end_turn")
+    return "tool_use" if called and found == "end_turn" else found
+
+
+def tool_use(call: Json, number: int, names: Names) -> Json:
+    """The block that a call begins, its input still empty."""
+    name = _NO_ID.sub("_", call.get("id") or "") or f"call_{number}"
+    given = call.get("function") or {}
+    return {"type": "tool_use", "id": name, "name": names.back(given["name"]), "input": {}}
+
+
+def message(name: object, model: str, used: Json) -> Json:
+    """An Anthropic message without content."""
+    return {"id": f"msg_{name or 0}", "type": "message", "role": "assistant", "model": model,
+            "content": [], "stop_reason": None, "stop_sequence": None, "usage": used}  # fmt: skip
+
+
+def answer(
+    status: int, body: bytes, model: str, names: Names, traits: Traits, input_estimate: int
+) -> tuple[int, bytes]:
     """(status, body) of a whole answer or an error for the client, who asked for ``model``."""
     try:
         told = _decode(body)
     except msgspec.DecodeError:
         told = {}
     if status >= 400 or not isinstance(told, dict) or not told.get("choices"):
-        return _error(status if status >= 400 else 502, told)
+        status, error = failure(status if status >= 400 else 502, told)
+        return status, _encode({"type": "error", "error": error})
     choice = told["choices"][0]
-    said = choice["message"]
+    blocks = _blocks(choice["message"], names)
+    counted = told.get("usage")
+    used = usage(counted, traits) if counted else guessed(input_estimate, len(body))
+    reason = stop_reason(
+        choice.get("finish_reason"),
+        called=any(block["type"] == "tool_use" for block in blocks),
+        refused=bool(choice["message"].get("refusal")),
+    )
+    whole = message(told.get("id"), model, used)
+    return status, _encode(whole | {"content": blocks, "stop_reason": reason})
+
+
+def _blocks(said: Json, names: Names) -> list[Json]:
     blocks: list[Json] = []
     thought = said.get("reasoning_content") or said.get("reasoning")
     if thought:
-        blocks.append({"type": "thinking", "thinking": thought, "signature": _SIGNATURE})
+        blocks.append({"type": "thinking", "thinking": thought, "signature": SIGNATURE})
     text = said.get("content") or said.get("refusal")
     if text:
         blocks.append({"type": "text", "text": text})
-    for call in said.get("tool_calls") or ():
-        given = call["function"]
-        blocks.append({"type": "tool_use", "id": call["id"], "name": given["name"],
-                       "input": _decode(given.get("arguments") or "{}")})  # fmt: skip
-    message = _message(told.get("id") or "", model, usage(told.get("usage") or {}))
-    stop = "refusal" if said.get("refusal") else _STOPS.get(choice["finish_reason"], "end_turn")
-    return status, _encode(message | {"content": blocks, "stop_reason": stop})
+    for number, call in enumerate(said.get("tool_calls") or ()):
+        arguments = call["function"].get("arguments") or "{}"
+        blocks.append(tool_use(call, number, names) | {"input": _input(arguments)})
+    return blocks
 
 
-def _message(name: str, model: str, used: Json) -> Json:
-    return {"id": f"msg_{name}", "type": "message", "role": "assistant", "model": model,
-            "content": [], "stop_reason": None, "stop_sequence": None, "usage": used}  # fmt: skip
+def _input(arguments: str) -> object:
+    """What a call is given; what is no JSON object reaches the tool, which refuses it."""
+    try:
+        given = _decode(arguments)
+    except msgspec.DecodeError:
+        given = None
+    return given if isinstance(given, dict) else {"arguments": arguments}
 
 
-def _error(status: int, told: Any) -> tuple[int, bytes]:
+def failure(status: int, told: object) -> tuple[int, Json]:
+    """(status, error) in Anthropic's words; a prompt that is too long makes an agent compact."""
     error = told.get("error") if isinstance(told, dict) else None
-    error = error if isinstance(error, dict) else {}
+    error = error if isinstance(error, dict) else {"message": error}
     text = str(error.get("message") or "The provider gave no reason.")
-    if error.get("code") == "context_length_exceeded":
-        status, text = 400, f"prompt is too long: {text}"
+    said = f"{error.get('code')} {error.get('type')} {text}"
+    if status in (400, 413, 422) and _TOO_LONG.search(said):
+        return 400, {"type": "invalid_request_error", "message": f"prompt is too long: {text}"}
     status = 529 if status == 503 else status
     kind = _KINDS.get(status, "api_error" if status >= 500 else "invalid_request_error")
-    return status, _encode({"type": "error", "error": {"type": kind, "message": text}})
+    return status, {"type": kind, "message": text}
+
+
+def broken(told: Json) -> Json:
+    """The error of a stream that a host ends with one."""
+    error = told["error"]
+    code = error.get("code") if isinstance(error, dict) else None
+    status = code if isinstance(code, int) else _CODES.get(str(code), 500)
+    return failure(400 if _TOO_LONG.search(str(error)) else status, told)[1]

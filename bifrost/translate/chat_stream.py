@@ -1,4 +1,4 @@
-"""Streams of OpenAI Chat Completions backends as Anthropic events: one block open at a time."""
+"""Streams of Chat Completions as Anthropic events: one block at a time."""
 
 from __future__ import annotations
 
@@ -6,32 +6,60 @@ from typing import Any
 
 import msgspec
 
-from bifrost.translate.anthropic_chat import request
-from bifrost.translate.chat_answer import _SIGNATURE, _STOPS, _message, answer, usage
+from bifrost.translate.chat_answer import (
+    SIGNATURE,
+    broken,
+    guessed,
+    message,
+    stop_reason,
+    tool_use,
+    usage,
+)
+from bifrost.translate.chat_request import Names
 from bifrost.translate.translation import Traits
 
+Json = dict[str, Any]
+MOST_LINE = 16 << 20  # bytes of a line; a longer one is no chunk
+_OPENS: dict[str, Json] = {
+    "thinking": {"type": "thinking", "thinking": "", "signature": ""},
+    "text": {"type": "text", "text": ""},
+}
+# What most of a stream is made of, put together without an object.
+_DELTA = (
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,'
+    b'"delta":{"type":"%b","%b":%b}}\n\n'
+)
+_DELTAS: dict[str | int, tuple[bytes, bytes]] = {
+    "text": (b"text_delta", b"text"),
+    "thinking": (b"thinking_delta", b"thinking"),
+}
+_CALL = (b"input_json_delta", b"partial_json")
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
-Json = dict[str, Any]
-
 
 class ChatStream:
-    """Calls that come while another is open wait for the end, so that blocks never interleave."""
+    """One answer. Blocks of Anthropic's never interleave: while a call is open, whatever belongs to
+    another block waits until the end. Raises ValueError where the stream makes no sense."""
 
-    def __init__(self, model: str, input_estimate: int) -> None:
-        self._model = model
-        self._used: Json = {"input_tokens": max(1, input_estimate), "output_tokens": 0}
+    def __init__(self, model: str, names: Names, traits: Traits, input_estimate: int) -> None:
+        self._model, self._names, self._traits = model, names, traits
+        self._estimate = max(1, input_estimate)
+        self._used: Json | None = None
         self._rest = b""
         self._started = self._over = self._refused = False
         self._reason: str | None = None
+        self._made = 0  # bytes of output
         self._index = -1
         self._open: str | int | None = None
-        self._waiting: dict[int, Json] = {}
+        self._calls: dict[int, Json] = {}  # what began each, by Chat's index
+        self._waiting: dict[str | int, list[str]] = {}
 
     def feed(self, chunk: bytes) -> bytes:
-        """The next bytes from the backend, cut anywhere; whole Anthropic events."""
+        """The next bytes from the host, cut anywhere; whole events."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
+        if len(self._rest) > MOST_LINE:
+            raise ValueError("a line without an end")
         out: list[bytes] = []
         for line in lines:
             if line.startswith(b"data:") and not self._over:
@@ -39,100 +67,94 @@ class ChatStream:
         return b"".join(out)
 
     def finish(self) -> bytes:
-        """Nothing: a stream without its ``[DONE]`` was cut, and stays so for the client."""
-        return b""
+        """The end, if the host said why it stopped; a stream that was cut short gets none."""
+        out: list[bytes] = []
+        if self._rest.startswith(b"data:") and not self._over:
+            self._event(self._rest[5:].strip(), out)
+        if self._reason is not None and not self._over:
+            self._end(out)
+        return b"".join(out)
 
     def _event(self, data: bytes, out: list[bytes]) -> None:
         if data == b"[DONE]":
-            return self._end(out)
+            if self._started:
+                self._end(out)
+            return
         told = _decode(data)
         if told.get("error"):
             self._over = True
-            text = str(told["error"].get("message"))
-            error = {"type": "api_error", "message": text}
-            out.append(_told("error", {"error": error}))
-            return None
+            out.append(_event("error", error=broken(told)))
+            return
         if not self._started:
             self._started = True
-            message = _message(told.get("id") or "", self._model, self._used)
-            out.append(_told("message_start", {"message": message}))
-        if told.get("usage"):
-            self._used = usage(told["usage"])
-        for choice in told.get("choices") or ():
+            begun = message(told.get("id"), self._model, guessed(self._estimate, 0))
+            out.append(_event("message_start", message=begun))
+        counted = told.get("usage") or (told.get("x_groq") or {}).get("usage")
+        if counted:
+            self._used = usage(counted, self._traits)
+        for choice in (told.get("choices") or ())[:1]:
             self._reason = choice.get("finish_reason") or self._reason
             self._delta(choice.get("delta") or {}, out)
-        return None
 
     def _delta(self, delta: Json, out: list[bytes]) -> None:
         thought = delta.get("reasoning_content") or delta.get("reasoning")
         if thought:
-            self._begin("thinking", {"type": "thinking", "thinking": "", "signature": ""}, out)
-            self._piece({"type": "thinking_delta", "thinking": thought}, out)
+            self._piece("thinking", thought, out)
         self._refused = self._refused or bool(delta.get("refusal"))
         text = delta.get("content") or delta.get("refusal")
         if text:
-            self._begin("text", {"type": "text", "text": ""}, out)
-            self._piece({"type": "text_delta", "text": text}, out)
+            self._piece("text", text, out)
         for call in delta.get("tool_calls") or ():
-            self._call(call["index"], call, out)
+            key = self._key(call)
+            if key not in self._calls:
+                self._calls[key] = tool_use(call, key, self._names)
+            self._piece(key, (call.get("function") or {}).get("arguments") or "", out)
 
-    def _call(self, index: int, call: Json, out: list[bytes]) -> None:
-        given = call.get("function") or {}
-        if isinstance(self._open, int) and self._open != index:
-            kept = self._waiting.setdefault(index, {"id": call.get("id"), "function": given | {"arguments": ""}})  # fmt: skip # noqa: E501
-            kept["function"]["arguments"] += given.get("arguments") or ""
+    def _key(self, call: Json) -> int:
+        """Which call a fragment belongs to; some hosts number none."""
+        number = call.get("index")
+        if isinstance(number, int):
+            return number
+        return len(self._calls) if call.get("id") else max(len(self._calls) - 1, 0)
+
+    def _piece(self, key: str | int, text: str, out: list[bytes]) -> None:
+        if isinstance(self._open, int) and self._open != key:
+            self._waiting.setdefault(key, []).append(text)
             return
-        if self._open != index:
-            block = {"type": "tool_use", "id": call["id"], "name": given["name"], "input": {}}
-            self._begin(index, block, out)
-        if given.get("arguments"):
-            self._piece({"type": "input_json_delta", "partial_json": given["arguments"]}, out)
+        if self._open != key:
+            self._close(out)
+            self._open = key
+            self._index += 1
+            block = self._calls[key] if isinstance(key, int) else _OPENS[key]
+            out.append(_event("content_block_start", index=self._index, content_block=block))
+        self._made += len(text.encode("utf-8", "replace"))
+        if text:
+            self._say(key, text, out)
 
-    def _begin(self, key: str | int, block: Json, out: list[bytes]) -> None:
-        if self._open == key:
-            return
-        self._close(out)
-        self._open = key
-        self._index += 1
-        out.append(_told("content_block_start", {"index": self._index, "content_block": block}))
-
-    def _piece(self, delta: Json, out: list[bytes]) -> None:
-        out.append(_told("content_block_delta", {"index": self._index, "delta": delta}))
+    def _say(self, key: str | int, text: str, out: list[bytes]) -> None:
+        kind, name = _DELTAS.get(key, _CALL)
+        out.append(_DELTA % (self._index, kind, name, _encode(text)))
 
     def _close(self, out: list[bytes]) -> None:
         if self._open == "thinking":
-            self._piece({"type": "signature_delta", "signature": _SIGNATURE}, out)
+            signed = {"type": "signature_delta", "signature": SIGNATURE}
+            out.append(_event("content_block_delta", index=self._index, delta=signed))
         if self._open is not None:
-            out.append(_told("content_block_stop", {"index": self._index}))
+            out.append(_event("content_block_stop", index=self._index))
         self._open = None
 
     def _end(self, out: list[bytes]) -> None:
         self._close(out)
-        for index, call in self._waiting.items():
-            self._call(index, call, out)
+        for key, texts in self._waiting.items():
+            self._piece(key, "".join(texts), out)
             self._close(out)
         self._over = True
-        stop = "refusal" if self._refused else _STOPS.get(self._reason or "stop", "end_turn")
-        delta = {"stop_reason": stop, "stop_sequence": None}
-        out.append(_told("message_delta", {"delta": delta, "usage": self._used}))
-        out.append(_told("message_stop", {}))
+        reason = stop_reason(self._reason, called=bool(self._calls), refused=self._refused)
+        used = self._used or guessed(self._estimate, self._made)
+        delta = {"stop_reason": reason, "stop_sequence": None}
+        out.append(_event("message_delta", delta=delta, usage=used))
+        out.append(_event("message_stop"))
 
 
-def _told(name: str, fields: Json) -> bytes:
+def _event(name: str, **fields: Any) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (name.encode(), _encode({"type": name, **fields}))
-
-
-class ChatTranslation:
-    """One Anthropic request on a Chat backend; see ``translation.Translation``."""
-
-    def __init__(self, body: bytes, model: str, *, max_tokens: int | None, traits: Traits) -> None:
-        self.body = request(body, model, max_tokens=max_tokens, traits=traits)
-        self._asked = str(_decode(body).get("model") or model)
-
-    def answer(self, status: int, body: bytes) -> tuple[int, bytes]:
-        """(status, body) for the client, of a whole answer or of an error."""
-        return answer(status, body, self._asked)
-
-    def stream(self, input_estimate: int) -> ChatStream:
-        """A reader of the streamed answer."""
-        return ChatStream(self._asked, input_estimate)

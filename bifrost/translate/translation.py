@@ -14,13 +14,15 @@ import msgspec
 class Traits(msgspec.Struct, frozen=True, kw_only=True):
     """What a target's model can do and how its host deviates from the dialect's own service.
 
-    ``max_output`` is the model's most output tokens (None: not known). ``legacy_limit``: it wants
+    ``max_output`` is the model's most output tokens (None: not known). ``reasons``: it can be told
+    how hard to think, ``extra_high``: beyond high. ``legacy_limit``: it wants
     ``max_tokens`` where OpenAI wants ``max_completion_tokens``. ``splits_reasoning``: its counts of
     reasoning tokens come on top of ``completion_tokens``.
     """
 
     max_output: int | None = None
     reasons: bool = False
+    extra_high: bool = False
     vision: bool = True
     sampling: bool = True
     legacy_limit: bool = False

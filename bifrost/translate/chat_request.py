@@ -1,0 +1,243 @@
+"""A Messages request in the words of Chat Completions (types of anthropic 2.12 and openai 3.54).
+
+Dropped by rule: ``cache_control`` (hosts cache by themselves), thinking of earlier turns (its
+signature means nothing elsewhere), the volatile billing line of Claude Code, ``metadata`` and the
+fields that Chat has no word for. Refused: what only Claude's own service runs or holds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+
+from bifrost.errors import InvalidRequest
+from bifrost.translate.translation import Traits
+
+Json = dict[str, Any]
+
+_BILLING = "x-anthropic-billing-header"
+_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+_HELD = ("container", "fallbacks", "mcp_servers", "thread")  # what only Claude's service can do
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_NO_NAME = re.compile(r"[^a-zA-Z0-9_-]")
+_BUDGETS = ((4_096, "low"), (16_384, "medium"))  # thinking budgets in tokens, to below
+MOST_STOPS = 4
+_encode = msgspec.json.Encoder().encode
+
+
+class Names:
+    """Tools' names as Chat takes them (64 letters, digits, _ and -), and back."""
+
+    def __init__(self) -> None:
+        self._own: dict[str, str] = {}
+
+    def to(self, name: str) -> str:
+        """The name for the host."""
+        if _NAME.fullmatch(name):
+            return name
+        short = f"{_NO_NAME.sub('_', name)[:55]}_{sha256(name.encode()).hexdigest()[:8]}"
+        self._own[short] = name
+        return short
+
+    def back(self, name: str) -> str:
+        """The name the client knows."""
+        return self._own.get(name, name)
+
+
+def request(asked: Json, model: str, names: Names, max_tokens: int | None, traits: Traits) -> Json:
+    """The Chat request for a Messages request; ``max_tokens`` lowers the client's own limit.
+
+    Raises InvalidRequest for what Chat cannot be told.
+    """
+    for field in _HELD:
+        if asked.get(field):
+            raise InvalidRequest(f"{field}: the model {model!r} cannot be asked for this.")
+    messages: list[Json] = []
+    system = _text(asked.get("system") or ())
+    if system:
+        messages.append({"role": "system", "content": system})
+    for turn in asked["messages"]:
+        messages += _turn(turn, names, traits)
+    wanted: Json = {"model": model, "messages": _answered(messages)}
+    limits = [one for one in (asked.get("max_tokens"), max_tokens, traits.max_output) if one]
+    if limits:
+        wanted["max_tokens" if traits.legacy_limit else "max_completion_tokens"] = min(limits)
+    stops = asked.get("stop_sequences") or ()
+    if len(stops) > MOST_STOPS:
+        raise InvalidRequest(f"stop_sequences: the model {model!r} takes at most {MOST_STOPS}.")
+    if stops:
+        wanted["stop"] = stops
+    if traits.sampling:
+        wanted |= {k: asked[k] for k in ("temperature", "top_p") if asked.get(k) is not None}
+    effort = _effort(asked, traits)
+    if effort:
+        wanted["reasoning_effort"] = effort
+    form = (asked.get("output_config") or {}).get("format") or {}
+    if form.get("type") == "json_schema":
+        schema = {"name": "answer", "schema": form["schema"]}
+        wanted["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if asked.get("tools"):
+        wanted |= _tools(asked, names)
+    if asked.get("stream"):
+        wanted |= {"stream": True, "stream_options": {"include_usage": True}}
+    return wanted
+
+
+def _effort(asked: Json, traits: Traits) -> str | None:
+    """How hard to think: what the last turn says, else the request, else its thinking budget."""
+    if not traits.reasons:
+        return None
+    said = [asked, *(turn for turn in asked["messages"] if turn["role"] == "system")]
+    efforts = [(one.get("output_config") or {}).get("effort") for one in said]
+    effort = next((one for one in reversed(efforts) if one), None)
+    budget = (asked.get("thinking") or {}).get("budget_tokens")
+    if effort is None and budget:
+        effort = next((name for most, name in _BUDGETS if budget < most), "high")
+    if effort in ("max", "xhigh"):
+        return "xhigh" if traits.extra_high else "high"
+    return effort
+
+
+def _text(given: str | Iterable[Json]) -> str:
+    texts = [given] if isinstance(given, str) else [block["text"] for block in given]
+    return "\n\n".join(text for text in texts if not text.startswith(_BILLING))
+
+
+def _tools(asked: Json, names: Names) -> Json:
+    tools = []
+    for tool in asked["tools"]:
+        if (tool.get("type") or "custom") != "custom":
+            raise InvalidRequest(f"Tool {tool['type']!r} runs only on Claude's own service.")
+        function = {"name": names.to(tool["name"]), "parameters": tool["input_schema"]}
+        function |= {key: tool[key] for key in ("description", "strict") if tool.get(key)}
+        tools.append({"type": "function", "function": function})
+    wanted: Json = {"tools": tools}
+    choice = asked.get("tool_choice") or {}
+    if choice.get("type") == "tool":
+        named = {"name": names.to(choice["name"])}
+        wanted["tool_choice"] = {"type": "function", "function": named}
+    elif choice:
+        wanted["tool_choice"] = _CHOICES[choice["type"]]
+    if choice.get("disable_parallel_tool_use"):
+        wanted["parallel_tool_calls"] = False
+    return wanted
+
+
+def _turn(turn: Json, names: Names, traits: Traits) -> list[Json]:
+    role, content = turn["role"], turn["content"]
+    if role == "system":
+        return [{"role": "system", "content": _text(content)}]
+    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return [_assistant(blocks, names)] if role == "assistant" else _user(blocks, traits)
+
+
+def _assistant(blocks: list[Json], names: Names) -> Json:
+    texts, calls = [], []
+    for block in blocks:
+        kind = block["type"]
+        if kind == "text":
+            texts.append(block["text"])
+        elif kind == "tool_use":
+            arguments = _encode(block["input"]).decode()
+            function = {"name": names.to(block["name"]), "arguments": arguments}
+            calls.append({"id": block["id"], "type": "function", "function": function})
+        elif kind not in ("thinking", "redacted_thinking"):
+            raise _untold(kind)
+    said: Json = {"role": "assistant", "content": "".join(texts) or (None if calls else "")}
+    return said | {"tool_calls": calls} if calls else said
+
+
+def _user(blocks: list[Json], traits: Traits) -> list[Json]:
+    """Results first, each its own message; what is no text in them goes into the one behind."""
+    results: list[Json] = []
+    parts: list[Json] = []
+    for block in blocks:
+        if block["type"] == "tool_result":
+            results.append(_result(block, parts, traits))
+        else:
+            parts += _parts(block, traits)
+    return [*results, {"role": "user", "content": parts}] if parts else results
+
+
+def _result(block: Json, parts: list[Json], traits: Traits) -> Json:
+    inner = block.get("content") or ()
+    inner = [{"type": "text", "text": inner}] if isinstance(inner, str) else inner
+    texts = []
+    for one in inner:
+        if one["type"] == "tool_reference":
+            texts.append(f"The tool {one['tool_name']} can be used now.")
+            continue
+        for part in _parts(one, traits):
+            texts.append(part["text"]) if part["type"] == "text" else parts.append(part)
+    text = "\n".join(texts)
+    if block.get("is_error"):
+        text = f"Error: {text}"
+    return {"role": "tool", "tool_call_id": block["tool_use_id"], "content": text}
+
+
+def _parts(block: Json, traits: Traits) -> list[Json]:
+    """A block of a user's turn as parts of a message."""
+    kind, source = block["type"], block.get("source") or {}
+    form = source.get("type") if isinstance(source, dict) else None
+    if kind == "text":
+        return [{"type": "text", "text": block["text"]}]
+    if kind == "image" and traits.vision and form in ("url", "base64"):
+        url = source["url"] if form == "url" else _data(source)
+        return [{"type": "image_url", "image_url": {"url": url}}]
+    if kind == "document" and form == "text":
+        return [{"type": "text", "text": "\n".join([*_titled(block), source["data"]])}]
+    if kind == "document" and form == "base64":
+        name = block.get("title") or "document.pdf"
+        return [{"type": "file", "file": {"filename": name, "file_data": _data(source)}}]
+    if kind == "document" and form == "content":
+        inner = source["content"]
+        inner = [{"type": "text", "text": inner}] if isinstance(inner, str) else inner
+        return [part for one in inner for part in _parts(one, traits)]
+    if kind == "search_result":
+        texts = [one["text"] for one in block["content"]]
+        return [{"type": "text", "text": "\n".join([*_titled(block), *texts])}]
+    raise _untold(kind)
+
+
+def _titled(block: Json) -> list[str]:
+    return [block["title"]] if block.get("title") else []
+
+
+def _data(source: Json) -> str:
+    return f"data:{source['media_type']};base64,{source['data']}"
+
+
+def _untold(kind: str) -> InvalidRequest:
+    return InvalidRequest(f"This model cannot be told a block of type {kind!r}.")
+
+
+def _answered(messages: list[Json]) -> list[Json]:
+    """The messages with every call answered right behind it, as Chat demands.
+
+    A call without its result gets one that says so; a result without its call becomes the user's
+    text.
+    """
+    told: list[Json] = []
+    due: list[str] = []
+    for message in messages:
+        if message["role"] == "tool":
+            if message["tool_call_id"] in due:
+                due.remove(message["tool_call_id"])
+            else:
+                text = f"Result of an earlier call: {message['content']}"
+                told += _missing(due)
+                due = []
+                message = {"role": "user", "content": text}
+        else:
+            told += _missing(due)
+            due = [call["id"] for call in message.get("tool_calls") or ()]
+        told.append(message)
+    return told + _missing(due)
+
+
+def _missing(due: list[str]) -> list[Json]:
+    return [{"role": "tool", "tool_call_id": one, "content": "(no result)"} for one in due]
