@@ -29,8 +29,8 @@ from bifrost.audit.observer import Observer
 from bifrost.config.evidence import AuditLogs
 from bifrost.errors import BifrostError, StoreError
 from bifrost.governance.directory import Directory
-from bifrost.governance.entities import Kind
 from bifrost.stewardship import Stewardship
+from bifrost.usage.names import Names
 from bifrost.usage.view import UsageView
 
 log = logging.getLogger("bifrost.steward")
@@ -42,7 +42,6 @@ RESTS_S = {"_sign": 30.0}  # after a failure that a person has to mend
 SWEEP_S = 2.0
 IDLE_NS = 3_600_000_000_000  # after which a counter leaves the ledger; it comes back when asked for
 SPANS = 8  # of the ledger that are looked through at a time
-KNOWN = 100_000  # owners whose names have been looked up
 
 
 class Steward:
@@ -57,12 +56,15 @@ class Steward:
         access_log: bool = False,
         observers: Sequence[Observer] = (),
         evidence: AuditLogs | None = None,
+        unsent: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """Opens the log; raises StoreError when it is damaged or cannot be written."""
+        """Opens the log; raises StoreError when it is damaged or cannot be written.
+
+        ``unsent()``: from which index of the log on exports have still to send, None for none.
+        """
         self._data_dir = data_dir
         self._state = data_dir / "state"
         self._gate = gate
-        self._directory = directory
         self._log = Log(data_dir)
         self._reader = Reader(data_dir)
         self._forgotten = 0  # the number up to which the outbox was told to forget
@@ -70,7 +72,7 @@ class Steward:
         self._notary = Notary(data_dir)
         self._keeper: Keeper | None = None
         if evidence is not None and evidence.keeps:
-            self._keeper = Keeper(self._log, self._notary, evidence.retention)
+            self._keeper = Keeper(self._log, self._notary, evidence.retention, unsent=unsent)
         self._fresh: list[tuple[int, Event]] = []  # decoded, not yet in the view
         self._fresh_from = self._fresh_upto = self._log.next
         self._observers = list(observers)
@@ -82,7 +84,7 @@ class Steward:
             self._access.setLevel(logging.INFO)  # asked for, whatever else is logged
         self._view: UsageView | None = None
         self._applied = 0
-        self._known: set[tuple[str | None, ...]] = set()
+        self._names = Names(directory)
         self._rests: dict[str, float] = {}
         self._swept = 0.0
         self._clock = Clock()
@@ -263,12 +265,12 @@ class Steward:
         assert self._view is not None
         applied = self._view.last()  # a rebuild may have put another file into use
         if applied < self._applied:
-            self._known.clear()
+            self._names.forget()
         self._applied = applied
         if self._applied >= self._log.next:
             return 0
         found, upto = self._from(self._applied)
-        names = self._names(found)
+        names = self._names.of(found)
         if names:
             self._view.name(names.items())
         self._view.apply(found, upto)
@@ -276,28 +278,6 @@ class Steward:
         if upto == self._fresh_upto:
             self._fresh, self._fresh_from = [], upto
         return len(found)
-
-    def _names(self, found: list[tuple[int, Event]]) -> dict[str, str]:
-        """The names of ids that are new here, and of those that were changed."""
-        named: dict[str, str] = {}
-        for _, event in found:
-            if isinstance(event, events.PolicyChange):
-                named[event.id] = event.name
-            elif isinstance(event, events.ModelAccess):
-                who = (event.key, event.user, event.team, event.customer)
-                if who not in self._known:
-                    self._look_up(who, named)
-        return named
-
-    def _look_up(self, who: tuple[str | None, ...], named: dict[str, str]) -> None:
-        kinds: tuple[Kind, ...] = ("virtual_key", "user", "team", "customer")
-        for kind, identifier in zip(kinds, who, strict=True):
-            entity = self._directory.find(kind, identifier) if identifier else None
-            if entity is not None and entity.id == identifier:
-                named[entity.id] = entity.name
-        if len(self._known) >= KNOWN:
-            self._known.clear()
-        self._known.add(who)
 
     # -- what the dead left --------------------------------------------------------------------
 
@@ -393,6 +373,7 @@ def serve_steward(
     access_log: bool,
     observers: Sequence[Observer] = (),
     evidence: AuditLogs | None = None,
+    unsent: Callable[[], int | None] = lambda: None,
 ) -> None:
     """Waits for the stewardship, then works until ``stop``."""
     lock = Stewardship(data_dir)
@@ -404,7 +385,7 @@ def serve_steward(
             try:
                 steward = Steward(
                     data_dir, gate, directory, access_log=access_log, observers=observers,
-                    evidence=evidence,
+                    evidence=evidence, unsent=unsent,
                 )  # fmt: skip
             except BifrostError as error:
                 log.error("the steward cannot begin and tries again", extra={"error": str(error)})

@@ -14,6 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from bifrost.config.settings import Settings
 from bifrost.core import open_gate, recording, stores
 from bifrost.errors import BifrostError, ConfigError
 from bifrost.exports.exporter import any_noted, enlist, serve_exports, teller
+from bifrost.exports.progress import slowest
 from bifrost.governance import declared
 from bifrost.governance.directory import Directory
 from bifrost.metering.catalogue import Catalogue
@@ -326,7 +328,7 @@ class Supervisor:
             observers: list[Observer] = [thresholds, Tally(Meters(self.data_dir))]
             serve_steward(
                 self.data_dir, gate, directory, stop, access_log=access, observers=observers,
-                evidence=self.settings.evidence,
+                evidence=self.settings.evidence, unsent=partial(slowest, self.data_dir),
             )  # fmt: skip
         finally:
             gate.close()

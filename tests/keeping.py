@@ -32,7 +32,10 @@ class Keeping(Scribe):
         self.keep(**retention)
 
     def keep(self, **retention: Any) -> None:
-        self.keeper = Keeper(self.log, self.notary, Retention(**retention), every_s=0.0)
+        self.unsent: int | None = None
+        self.keeper = Keeper(
+            self.log, self.notary, Retention(**retention), unsent=lambda: self.unsent, every_s=0.0
+        )
 
     def fill(self, batches: int = BATCHES) -> None:
         """Entries in several segments."""

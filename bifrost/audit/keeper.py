@@ -16,6 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import msgspec
 
@@ -43,13 +44,34 @@ Append = Callable[[list[bytes]], int]
 Step = Callable[[Append], None]
 
 
+class Limits(NamedTuple):
+    """Until when an entry may have happened to be let go; in ns, by whether exports sent it."""
+
+    sent: int
+    unsent: int
+    first_unsent: int | None
+
+    def of(self, end: int) -> int:
+        """The limit of entries to before index ``end``."""
+        waits = self.first_unsent is not None and end > self.first_unsent
+        return self.unsent if waits else self.sent
+
+
 class Keeper:
     """Keeps one log for as long as it has to be kept, where it has to be kept."""
 
     def __init__(
-        self, writer: Log, notary: Notary, retention: Retention, *, every_s: float = EVERY_S
+        self,
+        writer: Log,
+        notary: Notary,
+        retention: Retention,
+        *,
+        unsent: Callable[[], int | None] = lambda: None,
+        every_s: float = EVERY_S,
     ) -> None:
+        """``unsent()``: from which index on an export has still to send entries, None for none."""
         self._log = writer
+        self._unsent = unsent
         self._folder = writer.folder
         self._parts = Parts(writer.folder)
         self._reader = Reader(writer.folder.parent)
@@ -229,30 +251,33 @@ class Keeper:
 
     def _expired(self, least: int) -> list[int]:
         """The ends of parts and segments whose time is over, as far as manifests and files say."""
-        duration = self._retention.duration_ns
-        if duration is None:
+        if self._retention.duration_ns is None:
             return []
-        limit = time.time_ns() - duration
+        limits = self._limits()
         ends: list[int] = []
         for first, end in self._parts.archived():
             manifest = self._parts.manifest(first) if end > least else None
             if manifest is not None:
-                if manifest.newest > limit:
+                if manifest.newest > limits.of(end):
                     return ends
                 ends.append(end)
         for _, end, newest in self._sealed():
-            if newest > limit:
+            if newest > limits.of(end):
                 break
             if end not in ends:
                 ends.append(end)
         return ends
+
+    def _limits(self) -> Limits:
+        age, now = self._retention.duration_ns or 0, time.time_ns()
+        return Limits(now - age, now - age - self._retention.waits_ns, self._unsent())
 
     def _prune(self, least: int, ends: list[int]) -> Step:
         """Lets go what is old by the word of its last entry, which is signed. In a thread.
 
         Otherwise whoever changes the time of a file could have us sign that entries had to go.
         """
-        limit, upto = time.time_ns() - (self._retention.duration_ns or 0), least
+        limits, upto = self._limits(), least
         tiles, reader = Tiles(self._folder), Reader(self._folder.parent)
         for end in ends:
             [(_, entry)] = reader.read(end - 1, 1)
@@ -261,7 +286,7 @@ class Keeper:
                     f"DAMAGED audit log: entry {end - 1} is not the one that was signed; nothing is"
                     " removed. `bifrost audit verify` says what was changed."
                 )
-            if events.time_of(entry) > limit:
+            if events.time_of(entry) > limits.of(end):
                 break
             upto = end
 

@@ -66,6 +66,15 @@ class Retention(Spec, frozen=True, kw_only=True):
         Age | None, Meta(description="Age from which segments are archived; null archives none.")
     ] = None
     archive: Annotated[Archive, Meta(description="Where the archive is.")] = Archive()
+    wait_for_exports: Annotated[
+        Age | None,
+        Meta(description="Age beyond duration up to which unsent entries stay; null: none does."),
+    ] = "30d"
+
+    @property
+    def waits_ns(self) -> int:
+        """``wait_for_exports`` in ns."""
+        return 0 if self.wait_for_exports is None else age_ns(self.wait_for_exports)
 
     @property
     def duration_ns(self) -> int | None:
