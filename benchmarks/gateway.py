@@ -165,12 +165,16 @@ class Gateway:
             found[name] = Timing(count, mean, *ranks)
         return found
 
+    def lag_s(self) -> float:
+        """Age in seconds of the oldest event that is not in the audit log."""
+        found = _LAG.search(self._metrics())
+        return float(found[1]) if found is not None else 0.0
+
     def await_steward(self, seconds: float = 5.0) -> bool:
         """Waits until the steward has read the events; False if it is still behind after that."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            lag = _LAG.search(self._metrics())
-            if lag is not None and float(lag[1]) == 0:
+            if self.lag_s() == 0:
                 return True
             time.sleep(0.05)
         return False
