@@ -36,7 +36,6 @@ from bifrost.usage.view import UsageView
 log = logging.getLogger("bifrost.steward")
 BATCH = 2048
 COMMIT_S = 0.04  # events are gathered for so long, then flushed to the disk together
-LOOK_S = 0.004  # how soon it is seen that somebody waits for that
 REST_S = 1.0  # after a failure
 RESTS_S = {"_sign": 30.0}  # after a failure that a person has to mend
 SWEEP_S = 2.0
@@ -348,8 +347,8 @@ class Steward:
 
     def _gather(self, stop: threading.Event, due: float) -> None:
         """Waits for more events until ``due``, shorter while somebody waits for the disk."""
-        while (left := due - time.monotonic()) > 0 and not self._gate.urgent:
-            if stop.wait(min(left, LOOK_S)):
+        while (left := due - time.monotonic()) > 0 and not stop.is_set():
+            if self._gate.await_urge(left):
                 return
 
     def close(self) -> None:

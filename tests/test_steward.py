@@ -464,3 +464,22 @@ def test_a_stop_may_come_at_any_moment_of_a_wait() -> None:
         for process in waits:
             process.kill()
             process.communicate()
+
+
+def test_who_waits_for_the_disk_wakes_the_steward(house: House) -> None:
+    assert house.gate.await_urge(0.001) is False
+    house.happened()
+    woken: list[bool] = []
+
+    def rest() -> None:
+        while not house.gate.await_urge(60):
+            pass
+        woken.append(True)
+
+    steward = threading.Thread(target=rest, daemon=True)
+    steward.start()
+    assert house.gate.urge(house.gate.newest) is False
+    steward.join(30)  # far sooner than a wait ends by itself
+    assert woken == [True]
+    house.drained()
+    assert house.gate.await_urge(0.001) is False

@@ -21,6 +21,11 @@ from .state cimport check
 
 from .state import GateError
 
+cdef extern from "nudge.h" nogil:
+    uint32_t nudge_seen(uint64_t *word)
+    void nudge_wait(uint64_t *word, uint32_t seen, int64_t ns)
+    void nudge_wake(uint64_t *word)
+
 
 cdef class Outbox(Accounts):
     """The state with its accounts, and the events that its acts leave for the audit log."""
@@ -77,6 +82,7 @@ cdef class Outbox(Accounts):
             return True
         if self.books.head.urged < upto:        # one that is lost here comes with the next look
             self.books.head.urged = upto
+            nudge_wake(&self.books.head.urged)
         return False
 
     @property
@@ -84,6 +90,23 @@ cdef class Outbox(Accounts):
         """Whether somebody waits for events to be on the disk."""
         self._require()
         return self.books.head.urged > self.books.head.assured
+
+    def await_urge(self, double seconds):
+        """Waits until somebody waits for events to be on the disk; whether that is so.
+
+        Returns after ``seconds`` at the latest, but perhaps sooner, also for a signal.
+        """
+        cdef uint64_t *word
+        cdef uint32_t seen
+        cdef int64_t ns = <int64_t>(seconds * 1e9)
+        self._require()
+        word = &self.books.head.urged
+        seen = nudge_seen(word)
+        if self.urgent or ns <= 0:
+            return self.urgent
+        with nogil:
+            nudge_wait(word, seen, ns)
+        return self.urgent
 
     @property
     def newest(self):
