@@ -127,3 +127,35 @@ def test_who_reads_the_log_is_in_the_log(admin: Admin, tmp_path: Path) -> None:
     assert {event["actor"] for event in found} == {"admin"}
     assert (found[0]["first"], found[2]["first"], found[3]["count"]) == (index, 1, 3)
     assert json.loads(found[2]["filters"]) == {"type": "policy"}
+
+
+def test_the_log_is_verified_on_request(admin: Admin) -> None:
+    kept = admin.get(f"{LOGS}/checkpoint")
+    key = kept["keys"][0].strip()
+    for number in range(2):
+        admin.post("/governance/teams", {"name": f"later-{number}"})
+    for mode in ("whole", "quick", "since"):
+        asked = {"mode": mode, "checkpoint": kept["checkpoint"], "public_key": key}
+        told = admin.post(f"{LOGS}/verify", asked, 200)
+        assert told["intact"] and not told["findings"] and told["first_bad"] is None
+        assert told["size"] >= kept["size"] and told["origin"] == kept["origin"]
+        assert any("your checkpoint" in sentence for sentence in told["proved"])
+    assert admin.post(f"{LOGS}/verify", {}, 200)["not_proved"]
+    newest = admin.get(f"{LOGS}?type=audit&limit=1")["items"][0]["event"]
+    assert newest["action"].startswith("verify-")
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        ({"mode": "since"}, "checkpoint"),
+        ({"checkpoint": "no note"}, "checkpoint"),
+        ({"public_key": "no key"}, "public_key"),
+        ({"mode": "all"}, "mode"),
+    ],
+)
+def test_what_cannot_be_verified_against_is_refused(
+    admin: Admin, body: dict[str, Any], place: str
+) -> None:
+    answer = admin("POST", f"{LOGS}/verify", body)
+    assert problem(answer, 422) and answer.json()["errors"][0]["path"] == place

@@ -28,6 +28,7 @@ from bifrost.admin import (
     queries,
     quota,
     reports,
+    verification,
 )
 from bifrost.admin.access import Access
 from bifrost.admin.problems import Problem
@@ -66,6 +67,7 @@ def operations() -> list[Operation]:
         *reports.operations(),
         *alerts.operations(),
         *audit_logs.operations(),
+        *verification.operations(),
     ]
     return [*rows, openapi.operation(rows)]
 

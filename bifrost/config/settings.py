@@ -2,8 +2,8 @@
 
 Each field's ``Meta`` holds what readers need beyond its type: ``secret`` values are never shown,
 ``path`` values are taken relative to the configuration file, ``money`` is a decimal in USD,
-``literal`` values are never taken for an ``env.`` or ``file:`` reference, ``says`` is what
-messages expect in place of the type.
+``literal`` values are never taken for an ``env.`` or ``file:`` reference, ``lines`` may hold line
+breaks, ``says`` is what messages expect in place of the type.
 """
 
 from __future__ import annotations

@@ -318,7 +318,7 @@ class Shape:
             text = self._variable(raw, place) if raw[0] == "e" else self._file(raw, place)
             if not text:
                 return ""
-        if not text.isprintable() and "secret" not in notes:
+        if not text.isprintable() and not {"secret", "lines"} & notes.keys():
             self.findings.add(place, "holds a control or other unprintable character")
             return ""
         right = bool(text) or "literal" in notes
