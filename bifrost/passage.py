@@ -31,7 +31,7 @@ _SENSELESS = (
 )  # fmt: skip
 JSON, EVENTS = b"application/json", b"text/event-stream"
 # What the client may know of the host's answer; everything else speaks of the host's dialect.
-_KEPT = frozenset({b"retry-after", b"retry-after-ms", b"date"})
+_KEPT = frozenset({b"retry-after", b"retry-after-ms"})
 _HEAD = b"POST %b%b%b\r\ncontent-type: application/json\r\naccept: %b\r\ncontent-length: %d\r\n\r\n"
 
 
@@ -62,6 +62,9 @@ class Passage:
         call.sent_upstream = True
         call.sent = time.monotonic_ns()
         exchange = await self._origin.send([head, body])
+        named = [value for name, value in exchange.headers if name == b"x-request-id"]
+        if named:
+            call.upstream_request = named[0].decode("latin-1")
         named = [value for name, value in exchange.headers if name == b"x-request-id"]
         if named:
             call.upstream_request = named[0].decode("latin-1")

@@ -74,6 +74,9 @@ def test_an_answer_is_anthropic_and_metered_to_the_nano_dollar(
     assert sent["path"] == "/v1/chat/completions"
     assert headers["authorization"] == "Bearer sk-openai-secret"
     assert not [name for name in headers if name.startswith(("anthropic", "x-api-key"))]
+    row = gateway.command("logs")
+    assert (row["provider"], row["model"]) == ("openai", MODEL)
+    assert row["upstream_request_id"].startswith("req_")
 
 
 def test_the_sdk_reads_a_stream(gateway: RunningGateway) -> None:
