@@ -65,9 +65,6 @@ class Passage:
         named = [value for name, value in exchange.headers if name == b"x-request-id"]
         if named:
             call.upstream_request = named[0].decode("latin-1")
-        named = [value for name, value in exchange.headers if name == b"x-request-id"]
-        if named:
-            call.upstream_request = named[0].decode("latin-1")
         return Crossing(exchange, translation, output_estimate(len(call.body)))
 
     @staticmethod

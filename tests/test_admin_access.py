@@ -39,13 +39,17 @@ def admin(gateway: RunningGateway) -> Iterator[Admin]:
         yield found
 
 
+ASKS_WITH_A_BODY = {"verify_audit_logs"}  # changes nothing, but what it needs fits no query
+
+
 def test_every_operation_declares_its_permission() -> None:
     rows = operations()
     for row in rows:
         assert row.permission in PERMISSIONS | {PUBLIC, OWN_KEY}, row.name
         if row.permission not in (PUBLIC, OWN_KEY):
             verb = row.permission.partition(":")[2]
-            assert verb == ("read" if row.method == "GET" else "write"), row.name
+            reads = row.method == "GET" or row.name in ASKS_WITH_A_BODY
+            assert verb == ("read" if reads else "write"), row.name
     open_ones = {row.name for row in rows if row.permission in (PUBLIC, OWN_KEY)}
     assert open_ones == {"get_openapi", "get_quota"}
 
