@@ -221,6 +221,12 @@ def test_what_cannot_be_told_is_refused(asked: Any, word: str) -> None:
         translated(**asked)
 
 
+def test_a_body_nested_without_end_is_refused() -> None:
+    body = b'{"model":"m","messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    with pytest.raises(InvalidRequest):
+        AnthropicChat(body, "g", max_tokens=None, traits=Traits())
+
+
 def test_an_image_for_a_model_without_eyes_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="image"):
         translated(Traits(vision=False), messages=[user({"type": "image", "source": PIXEL})])

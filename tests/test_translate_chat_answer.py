@@ -58,6 +58,22 @@ def test_nothing_is_free_where_the_host_counts_nothing() -> None:
     assert used["input_tokens"] > 0 and used["output_tokens"] >= 100
 
 
+@pytest.mark.parametrize("said", [{}, {"prompt_tokens": 0, "completion_tokens": 0}])
+def test_a_count_of_nothing_is_none(said: Any) -> None:
+    """Some hosts fill the usage with zeros: whole or streamed, output is not free."""
+    used = answered(200, whole(content="word " * 100) | {"usage": said})[1]["usage"]
+    assert used["input_tokens"] > 0 and used["output_tokens"] >= 100
+    parts = [chunk({"content": "word " * 100}), chunk({}, "stop"), chunk(usage=said), DONE]
+    used = events(replayed(parts))[-2]["usage"]
+    assert used["input_tokens"] == 77 and used["output_tokens"] >= 100
+
+
+def test_half_a_count_keeps_what_was_counted() -> None:
+    told = whole(content="word " * 100) | {"usage": {"prompt_tokens": 5}}
+    used = answered(200, told)[1]["usage"]
+    assert used["input_tokens"] == 5 and used["output_tokens"] >= 100
+
+
 @pytest.mark.parametrize(
     ("finish", "said", "reason"),
     [
@@ -104,6 +120,18 @@ def test_errors_keep_their_status(status: int, error: Any, says: tuple[int, str]
     assert (found, told["error"]["type"]) == says
     if status == 400:
         assert told["error"]["message"].startswith("prompt is too long: ")
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+def test_json_nested_without_end_is_a_broken_answer() -> None:
+    assert translation().answer(200, DEEP.encode())[0] == 502
+    called = {"id": "c", "type": "function", "function": {"name": "t", "arguments": DEEP}}
+    _, told = answered(200, whole("tool_calls", tool_calls=[called]))
+    assert told["content"][0]["input"] == {"arguments": DEEP}
+    with pytest.raises(ValueError, match="nested"):
+        replayed([b"data: " + DEEP.encode() + b"\n\n"])
 
 
 def test_an_answer_that_is_none_is_a_failure() -> None:

@@ -30,6 +30,28 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
+def decoded(given: bytes | str) -> Any:
+    """The JSON of a host. Raises ValueError, also where it is nested without end."""
+    try:
+        return _decode(given)
+    except RecursionError as error:
+        raise ValueError("JSON that is nested too deeply") from error
+
+
+def counted(told: Json | None, traits: Traits, input_estimate: int, output_bytes: int) -> Json:
+    """The host's usage in Anthropic's disjoint buckets, in tokens.
+
+    What the host did not count, or counts as nothing although it is there, is guessed by size.
+    """
+    guess = guessed(input_estimate, output_bytes)
+    if not told:
+        return guess
+    used = usage(told, traits)
+    if not told.get("prompt_tokens"):
+        used["input_tokens"] = guess["input_tokens"]
+    return used if used["output_tokens"] else used | {"output_tokens": guess["output_tokens"]}
+
+
 def usage(told: Json, traits: Traits) -> Json:
     """Chat's usage in Anthropic's disjoint buckets, in tokens."""
     prompt = told.get("prompt_tokens_details") or {}
@@ -77,16 +99,15 @@ def answer(
 ) -> tuple[int, bytes]:
     """(status, body) of a whole answer or an error for the client, who asked for ``model``."""
     try:
-        told = _decode(body)
-    except msgspec.DecodeError:
+        told = decoded(body)
+    except ValueError:
         told = {}
     if status >= 400 or not isinstance(told, dict) or not told.get("choices"):
         status, error = failure(status if status >= 400 else 502, told)
         return status, _encode({"type": "error", "error": error})
     choice = told["choices"][0]
     blocks = _blocks(choice["message"], names)
-    counted = told.get("usage")
-    used = usage(counted, traits) if counted else guessed(input_estimate, len(body))
+    used = counted(told.get("usage"), traits, input_estimate, len(_encode(blocks)) if blocks else 0)
     reason = stop_reason(
         choice.get("finish_reason"),
         called=any(block["type"] == "tool_use" for block in blocks),
@@ -113,8 +134,8 @@ def _blocks(said: Json, names: Names) -> list[Json]:
 def _input(arguments: str) -> object:
     """What a call is given; what is no JSON object reaches the tool, which refuses it."""
     try:
-        given = _decode(arguments)
-    except msgspec.DecodeError:
+        given = decoded(arguments)
+    except ValueError:
         given = None
     return given if isinstance(given, dict) else {"arguments": arguments}
 
