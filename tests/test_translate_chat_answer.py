@@ -122,6 +122,25 @@ def test_errors_keep_their_status(status: int, error: Any, says: tuple[int, str]
         assert told["error"]["message"].startswith("prompt is too long: ")
 
 
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"object": "error", "message": "Bad.", "code": 400}, "Bad."),
+        ({"detail": "Bad."}, "Bad."),
+        ({"detail": [{"loc": ["x"]}]}, '[{"loc":["x"]}]'),
+        ({"code": "Client specified an invalid argument", "error": "Bad."}, "Bad."),
+        ({"message": "maximum context length is 9"}, "prompt is too long: maximum"),
+        ({"error": {"message": "No.", "type": "exceed_context_size_error"}}, "prompt is too long"),
+        ({"error": {"message": "exceeded model token limit: 9"}}, "prompt is too long: exceeded"),
+        ({"error": {"message": "Key sk-proj-ab*cd of org-X1."}}, "Key (hidden) of (hidden)."),
+        ([], "The provider gave no reason."),
+    ],
+)
+def test_errors_say_what_the_host_said(body: Any, says: str) -> None:
+    """Not every host wraps its errors as OpenAI does; none names the gateway's account."""
+    assert answered(400, body)[1]["error"]["message"].startswith(says)
+
+
 DEEP = "[" * 100_000 + "]" * 100_000
 
 
@@ -246,6 +265,10 @@ def test_a_stream_without_an_account_is_not_free() -> None:
         ({"message": "No."}, "api_error", "No."),
         ({"message": "Slow.", "code": "rate_limit_exceeded"}, "rate_limit_error", "Slow."),
         ({"message": "x", "code": "context_length_exceeded"}, "invalid_request_error", "prompt is"),
+        ({"message": "Busy.", "type": "overloaded_error"}, "overloaded_error", "Busy."),
+        ({"message": "Slow.", "code": "429"}, "rate_limit_error", "Slow."),
+        ({"message": "Busy.", "code": None, "status": 503}, "overloaded_error", "Busy."),
+        ({"message": "No.", "type": "invalid_request_error"}, "invalid_request_error", "No."),
         ("down", "api_error", "down"),
     ],
 )

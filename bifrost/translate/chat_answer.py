@@ -18,12 +18,15 @@ _KINDS = {400: "invalid_request_error", 401: "authentication_error", 402: "billi
           403: "permission_error", 404: "not_found_error", 413: "request_too_large",
           429: "rate_limit_error", 504: "timeout_error", 529: "overloaded_error"}  # fmt: skip
 _CODES = {"rate_limit_exceeded": 429, "insufficient_quota": 429, "server_error": 500,
-          "invalid_api_key": 401, "model_not_found": 404}  # fmt: skip
+          "invalid_api_key": 401, "model_not_found": 404, "service_unavailable": 503,
+          **{kind: status for status, kind in _KINDS.items()}}  # fmt: skip
 _TOO_LONG = re.compile(
-    r"context[ _]length|context window|too many (input )?tokens|prompt is too long|"
-    r"maximum (prompt|context|input)",
+    r"context[ _](length|size)|context window|too many (input )?tokens|prompt is too long|"
+    r"maximum (prompt|context|input)|exceeded model token limit|prompt exceeds max length",
     re.I,
 )
+# What names the gateway's account there, which is none of the client's business.
+_ACCOUNT = re.compile(r"\b(?:sk|org|proj|acct)[-_][\w*.-]*\w")
 _NO_ID = re.compile(r"[^a-zA-Z0-9_-]")
 BYTES_A_TOKEN = 3.6  # of text, where the host counted nothing
 _encode = msgspec.json.Encoder().encode
@@ -142,9 +145,10 @@ def _input(arguments: str) -> object:
 
 def failure(status: int, told: object) -> tuple[int, Json]:
     """(status, error) in Anthropic's words; a prompt that is too long makes an agent compact."""
-    error = told.get("error") if isinstance(told, dict) else None
-    error = error if isinstance(error, dict) else {"message": error}
-    text = str(error.get("message") or "The provider gave no reason.")
+    error = _error(told)
+    said = error.get("message") or error.get("detail")
+    text = said if isinstance(said, str) else _encode(said).decode() if said else ""
+    text = _ACCOUNT.sub("(hidden)", text) or "The provider gave no reason."
     said = f"{error.get('code')} {error.get('type')} {text}"
     if status in (400, 413, 422) and _TOO_LONG.search(said):
         return 400, {"type": "invalid_request_error", "message": f"prompt is too long: {text}"}
@@ -155,7 +159,22 @@ def failure(status: int, told: object) -> tuple[int, Json]:
 
 def broken(told: Json) -> Json:
     """The error of a stream that a host ends with one."""
-    error = told["error"]
-    code = error.get("code") if isinstance(error, dict) else None
-    status = code if isinstance(code, int) else _CODES.get(str(code), 500)
+    error = _error(told)
+    found = (_status(error.get(key)) for key in ("code", "status", "type"))
+    status = next((status for status in found if status), 500)
     return failure(400 if _TOO_LONG.search(str(error)) else status, told)[1]
+
+
+def _error(told: object) -> Json:
+    """The object that says what went wrong; some hosts have it bare, or only a sentence."""
+    if not isinstance(told, dict):
+        return {}
+    error = told.get("error") or told
+    return error if isinstance(error, dict) else {**told, "message": error}
+
+
+def _status(said: object) -> int | None:
+    """The HTTP status that an error's code, status or type means."""
+    number = said if isinstance(said, int) else _CODES.get(str(said)) or str(said)
+    number = int(number) if str(number).isdecimal() else 0
+    return number if 400 <= number < 600 else None
