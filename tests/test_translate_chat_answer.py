@@ -79,6 +79,7 @@ def test_half_a_count_keeps_what_was_counted() -> None:
     [
         ("stop", {"content": "x"}, "end_turn"),
         ("length", {"content": "x"}, "max_tokens"),
+        ("model_length", {"content": "x"}, "max_tokens"),
         ("content_filter", {"content": ""}, "refusal"),
         ("stop", {"refusal": "I will not."}, "refusal"),
     ],
@@ -97,6 +98,42 @@ def test_calls(finish: str, arguments: str, given: Any) -> None:
     _, told = answered(200, whole(finish, content=None, tool_calls=[call]))
     assert told["content"] == [{"type": "tool_use", "id": "c", "name": "t", "input": given}]
     assert told["stop_reason"] == "tool_use"
+
+
+def test_calls_without_an_id_get_one_each() -> None:
+    """A client keeps its results by these: the next turn's must not be the same."""
+    nameless = {"type": "function", "function": {"name": "t", "arguments": ""}}
+    told = [answered(200, whole("tool_calls", tool_calls=[nameless] * 2))[1] for _ in range(2)]
+    assert len({block["id"] for one in told for block in one["content"]}) == 4
+
+
+LISTED = [
+    {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]},
+    {"type": "text", "text": "So."},
+]
+
+
+def test_content_in_a_list() -> None:
+    """As Mistral's reasoning models have it."""
+    told = answered(200, whole(content=LISTED))[1]["content"]
+    streamed = accumulated(replayed([chunk({"content": LISTED}), chunk({}, "stop"), DONE])).content
+    assert [one["type"] for one in told] == [one.type for one in streamed] == ["thinking", "text"]
+    assert (told[0]["thinking"], told[1]["text"]) == ("Hm.", "So.")
+    assert [one.to_dict() for one in streamed] == told
+
+
+def test_what_says_nothing_is_no_block() -> None:
+    nothing = {"content": "", "refusal": "", "reasoning": ""}
+    assert answered(200, whole(**nothing))[1]["content"] == []
+    parts = [chunk(nothing), chunk({"content": []}), chunk({}, "stop"), DONE]
+    assert accumulated(replayed(parts)).content == []
+
+
+def test_an_answer_that_its_host_gave_up_is_no_answer() -> None:
+    with pytest.raises(ValueError, match="could not finish"):
+        answered(200, whole("error", content="Hal"))
+    with pytest.raises(ValueError, match="could not finish"):
+        replayed([chunk({"content": "Hal"}), chunk({}, "error"), DONE])
 
 
 def test_thinking_comes_first() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from secrets import token_hex
 from typing import Any
 
 import msgspec
@@ -13,7 +15,8 @@ from bifrost.translate.translation import Traits
 Json = dict[str, Any]
 
 SIGNATURE = "bifrost-chat"  # never sent back: thinking of earlier turns is dropped on the way there
-_STOPS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal"}
+_STOPS = {"stop": "end_turn", "length": "max_tokens", "model_length": "max_tokens",
+          "content_filter": "refusal"}  # fmt: skip
 _KINDS = {400: "invalid_request_error", 401: "authentication_error", 402: "billing_error",
           403: "permission_error", 404: "not_found_error", 413: "request_too_large",
           429: "rate_limit_error", 504: "timeout_error", 529: "overloaded_error"}  # fmt: skip
@@ -77,16 +80,21 @@ def guessed(input_estimate: int, output_bytes: int) -> Json:
 
 
 def stop_reason(told: str | None, *, called: bool, refused: bool) -> str:
-    """Anthropic's reason; hosts do not agree on what they say of an answer with calls."""
+    """Anthropic's reason; hosts do not agree on what they say of an answer with calls.
+
+    Raises ValueError for an answer that its host gave up.
+    """
+    if told == "error":
+        raise ValueError("the host could not finish its answer")
     if refused:
         return "refusal"
     found = _STOPS.get(told or "stop", "end_turn")
     return "tool_use" if called and found == "end_turn" else found
 
 
-def tool_use(call: Json, number: int, names: Names) -> Json:
-    """The block that a call begins, its input still empty."""
-    name = _NO_ID.sub("_", call.get("id") or "") or f"call_{number}"
+def tool_use(call: Json, names: Names) -> Json:
+    """The block that a call begins, its input still empty. Ids are unique in a conversation."""
+    name = _NO_ID.sub("_", call.get("id") or "") or f"call_{token_hex(12)}"
     given = call.get("function") or {}
     return {"type": "tool_use", "id": name, "name": names.back(given["name"]), "input": {}}
 
@@ -120,17 +128,27 @@ def answer(
     return status, _encode(whole | {"content": blocks, "stop_reason": reason})
 
 
+def listed(content: list[Json]) -> Iterator[tuple[str, str]]:
+    """("thinking" or "text", what) where a host has both in one list."""
+    for part in content:
+        if part["type"] == "thinking":
+            yield "thinking", "".join(one["text"] for one in part["thinking"])
+        elif part["type"] == "text":
+            yield "text", part["text"]
+
+
 def _blocks(said: Json, names: Names) -> list[Json]:
     blocks: list[Json] = []
     thought = said.get("reasoning_content") or said.get("reasoning")
-    if thought:
-        blocks.append({"type": "thinking", "thinking": thought, "signature": SIGNATURE})
-    text = said.get("content") or said.get("refusal")
-    if text:
-        blocks.append({"type": "text", "text": text})
-    for number, call in enumerate(said.get("tool_calls") or ()):
+    content = said.get("content") or said.get("refusal") or ""
+    found = listed(content) if isinstance(content, list) else [("text", content)]
+    for kind, text in [("thinking", thought), *found]:
+        if text:
+            block = {"type": kind, kind: text}
+            blocks.append(block | {"signature": SIGNATURE} if kind == "thinking" else block)
+    for call in said.get("tool_calls") or ():
         arguments = call["function"].get("arguments") or "{}"
-        blocks.append(tool_use(call, number, names) | {"input": _input(arguments)})
+        blocks.append(tool_use(call, names) | {"input": _input(arguments)})
     return blocks
 
 

@@ -12,6 +12,7 @@ from bifrost.translate.chat_answer import (
     counted,
     decoded,
     guessed,
+    listed,
     message,
     stop_reason,
     tool_use,
@@ -99,13 +100,17 @@ class ChatStream:
         if thought:
             self._piece("thinking", thought, out)
         self._refused = self._refused or bool(delta.get("refusal"))
-        text = delta.get("content") or delta.get("refusal")
-        if text:
-            self._piece("text", text, out)
+        content = delta.get("content") or delta.get("refusal")
+        if isinstance(content, list):
+            for kind, text in listed(content):
+                if text:
+                    self._piece(kind, text, out)
+        elif content:
+            self._piece("text", content, out)
         for call in delta.get("tool_calls") or ():
             key = self._key(call)
             if key not in self._calls:
-                self._calls[key] = tool_use(call, key, self._names)
+                self._calls[key] = tool_use(call, self._names)
             self._piece(key, (call.get("function") or {}).get("arguments") or "", out)
 
     def _key(self, call: Json) -> int:
