@@ -138,6 +138,22 @@ def test_a_found_tool_is_named() -> None:
     assert "mcp__gw__echo" in translated(messages=asked)["messages"][1]["content"]
 
 
+def test_a_found_tool_is_named_as_the_host_knows_it() -> None:
+    dotted = {"name": "files.read", "input_schema": {"type": "object"}}
+    found = {"type": "tool_reference", "tool_name": "files.read"}
+    turns = [{"role": "assistant", "content": [use("s")]}, user(result("s", [found]))]
+    wanted = translated(messages=turns, tools=[dotted])
+    assert wanted["tools"][0]["function"]["name"] in wanted["messages"][1]["content"]
+
+
+@pytest.mark.parametrize("name", ["functions.Bash:0", "x" * 65])
+def test_ids_that_chat_does_not_take(name: str) -> None:
+    turns = [{"role": "assistant", "content": [use(name)]}, user(result(name, "ok"))]
+    call, answer = translated(messages=turns)["messages"]
+    assert call["tool_calls"][0]["id"] == answer["tool_call_id"]
+    assert re.fullmatch(r"[a-zA-Z0-9_-]{1,40}", answer["tool_call_id"])
+
+
 def test_names_that_chat_does_not_take_come_back() -> None:
     long, dotted = "mcp__" + "x" * 70, "files.read"
     tools = [{"name": name, "input_schema": {"type": "object"}} for name in (long, dotted)]
@@ -219,6 +235,12 @@ def test_tool_choices(choice: Any, says: Any) -> None:
 def test_what_cannot_be_told_is_refused(asked: Any, word: str) -> None:
     with pytest.raises(InvalidRequest, match=word):
         translated(**asked)
+
+
+def test_a_body_nested_without_end_is_refused() -> None:
+    body = b'{"model":"m","messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    with pytest.raises(InvalidRequest):
+        AnthropicChat(body, "g", max_tokens=None, traits=Traits())
 
 
 def test_an_image_for_a_model_without_eyes_is_refused() -> None:

@@ -58,11 +58,28 @@ def test_nothing_is_free_where_the_host_counts_nothing() -> None:
     assert used["input_tokens"] > 0 and used["output_tokens"] >= 100
 
 
+@pytest.mark.parametrize("said", [{}, {"prompt_tokens": 0, "completion_tokens": 0}])
+def test_a_count_of_nothing_is_none(said: Any) -> None:
+    """Some hosts fill the usage with zeros: whole or streamed, output is not free."""
+    used = answered(200, whole(content="word " * 100) | {"usage": said})[1]["usage"]
+    assert used["input_tokens"] > 0 and used["output_tokens"] >= 100
+    parts = [chunk({"content": "word " * 100}), chunk({}, "stop"), chunk(usage=said), DONE]
+    used = events(replayed(parts))[-2]["usage"]
+    assert used["input_tokens"] == 77 and used["output_tokens"] >= 100
+
+
+def test_half_a_count_keeps_what_was_counted() -> None:
+    told = whole(content="word " * 100) | {"usage": {"prompt_tokens": 5}}
+    used = answered(200, told)[1]["usage"]
+    assert used["input_tokens"] == 5 and used["output_tokens"] >= 100
+
+
 @pytest.mark.parametrize(
     ("finish", "said", "reason"),
     [
         ("stop", {"content": "x"}, "end_turn"),
         ("length", {"content": "x"}, "max_tokens"),
+        ("model_length", {"content": "x"}, "max_tokens"),
         ("content_filter", {"content": ""}, "refusal"),
         ("stop", {"refusal": "I will not."}, "refusal"),
     ],
@@ -81,6 +98,42 @@ def test_calls(finish: str, arguments: str, given: Any) -> None:
     _, told = answered(200, whole(finish, content=None, tool_calls=[call]))
     assert told["content"] == [{"type": "tool_use", "id": "c", "name": "t", "input": given}]
     assert told["stop_reason"] == "tool_use"
+
+
+def test_calls_without_an_id_get_one_each() -> None:
+    """A client keeps its results by these: the next turn's must not be the same."""
+    nameless = {"type": "function", "function": {"name": "t", "arguments": ""}}
+    told = [answered(200, whole("tool_calls", tool_calls=[nameless] * 2))[1] for _ in range(2)]
+    assert len({block["id"] for one in told for block in one["content"]}) == 4
+
+
+LISTED = [
+    {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]},
+    {"type": "text", "text": "So."},
+]
+
+
+def test_content_in_a_list() -> None:
+    """As Mistral's reasoning models have it."""
+    told = answered(200, whole(content=LISTED))[1]["content"]
+    streamed = accumulated(replayed([chunk({"content": LISTED}), chunk({}, "stop"), DONE])).content
+    assert [one["type"] for one in told] == [one.type for one in streamed] == ["thinking", "text"]
+    assert (told[0]["thinking"], told[1]["text"]) == ("Hm.", "So.")
+    assert [one.to_dict() for one in streamed] == told
+
+
+def test_what_says_nothing_is_no_block() -> None:
+    nothing = {"content": "", "refusal": "", "reasoning": ""}
+    assert answered(200, whole(**nothing))[1]["content"] == []
+    parts = [chunk(nothing), chunk({"content": []}), chunk({}, "stop"), DONE]
+    assert accumulated(replayed(parts)).content == []
+
+
+def test_an_answer_that_its_host_gave_up_is_no_answer() -> None:
+    with pytest.raises(ValueError, match="could not finish"):
+        answered(200, whole("error", content="Hal"))
+    with pytest.raises(ValueError, match="could not finish"):
+        replayed([chunk({"content": "Hal"}), chunk({}, "error"), DONE])
 
 
 def test_thinking_comes_first() -> None:
@@ -104,6 +157,37 @@ def test_errors_keep_their_status(status: int, error: Any, says: tuple[int, str]
     assert (found, told["error"]["type"]) == says
     if status == 400:
         assert told["error"]["message"].startswith("prompt is too long: ")
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"object": "error", "message": "Bad.", "code": 400}, "Bad."),
+        ({"detail": "Bad."}, "Bad."),
+        ({"detail": [{"loc": ["x"]}]}, '[{"loc":["x"]}]'),
+        ({"code": "Client specified an invalid argument", "error": "Bad."}, "Bad."),
+        ({"message": "maximum context length is 9"}, "prompt is too long: maximum"),
+        ({"error": {"message": "No.", "type": "exceed_context_size_error"}}, "prompt is too long"),
+        ({"error": {"message": "exceeded model token limit: 9"}}, "prompt is too long: exceeded"),
+        ({"error": {"message": "Key sk-proj-ab*cd of org-X1."}}, "Key (hidden) of (hidden)."),
+        ([], "The provider gave no reason."),
+    ],
+)
+def test_errors_say_what_the_host_said(body: Any, says: str) -> None:
+    """Not every host wraps its errors as OpenAI does; none names the gateway's account."""
+    assert answered(400, body)[1]["error"]["message"].startswith(says)
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+def test_json_nested_without_end_is_a_broken_answer() -> None:
+    assert translation().answer(200, DEEP.encode())[0] == 502
+    called = {"id": "c", "type": "function", "function": {"name": "t", "arguments": DEEP}}
+    _, told = answered(200, whole("tool_calls", tool_calls=[called]))
+    assert told["content"][0]["input"] == {"arguments": DEEP}
+    with pytest.raises(ValueError, match="nested"):
+        replayed([b"data: " + DEEP.encode() + b"\n\n"])
 
 
 def test_an_answer_that_is_none_is_a_failure() -> None:
@@ -218,6 +302,10 @@ def test_a_stream_without_an_account_is_not_free() -> None:
         ({"message": "No."}, "api_error", "No."),
         ({"message": "Slow.", "code": "rate_limit_exceeded"}, "rate_limit_error", "Slow."),
         ({"message": "x", "code": "context_length_exceeded"}, "invalid_request_error", "prompt is"),
+        ({"message": "Busy.", "type": "overloaded_error"}, "overloaded_error", "Busy."),
+        ({"message": "Slow.", "code": "429"}, "rate_limit_error", "Slow."),
+        ({"message": "Busy.", "code": None, "status": 503}, "overloaded_error", "Busy."),
+        ({"message": "No.", "type": "invalid_request_error"}, "invalid_request_error", "No."),
         ("down", "api_error", "down"),
     ],
 )

@@ -13,7 +13,8 @@ from bifrost.translate.chat_stream import ChatStream
 from bifrost.translate.translation import Traits
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
-_BAD = (msgspec.MsgspecError, KeyError, TypeError, AttributeError, ValueError, IndexError)
+_BAD = (msgspec.MsgspecError, KeyError, TypeError, AttributeError, ValueError, IndexError,
+        RecursionError)  # fmt: skip
 
 
 class AnthropicChat:
@@ -27,9 +28,9 @@ class AnthropicChat:
             asked = _decode(body)
             self._asked = str(asked.get("model") or model)
             wanted = request(asked, model, self._names, max_tokens, traits)
+            self.body = msgspec.json.encode(wanted)
         except _BAD as error:
             raise InvalidRequest(f"The request body is not a Messages request: {error!r}") from None
-        self.body = msgspec.json.encode(wanted)
 
     def answer(self, status: int, body: bytes) -> tuple[int, bytes]:
         """(status, body) for the client, of a whole answer or of an error."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from secrets import token_hex
 from typing import Any
 
 import msgspec
@@ -13,21 +15,47 @@ from bifrost.translate.translation import Traits
 Json = dict[str, Any]
 
 SIGNATURE = "bifrost-chat"  # never sent back: thinking of earlier turns is dropped on the way there
-_STOPS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal"}
+_STOPS = {"stop": "end_turn", "length": "max_tokens", "model_length": "max_tokens",
+          "content_filter": "refusal"}  # fmt: skip
 _KINDS = {400: "invalid_request_error", 401: "authentication_error", 402: "billing_error",
           403: "permission_error", 404: "not_found_error", 413: "request_too_large",
           429: "rate_limit_error", 504: "timeout_error", 529: "overloaded_error"}  # fmt: skip
 _CODES = {"rate_limit_exceeded": 429, "insufficient_quota": 429, "server_error": 500,
-          "invalid_api_key": 401, "model_not_found": 404}  # fmt: skip
+          "invalid_api_key": 401, "model_not_found": 404, "service_unavailable": 503,
+          **{kind: status for status, kind in _KINDS.items()}}  # fmt: skip
 _TOO_LONG = re.compile(
-    r"context[ _]length|context window|too many (input )?tokens|prompt is too long|"
-    r"maximum (prompt|context|input)",
+    r"context[ _](length|size)|context window|too many (input )?tokens|prompt is too long|"
+    r"maximum (prompt|context|input)|exceeded model token limit|prompt exceeds max length",
     re.I,
 )
+# What names the gateway's account there, which is none of the client's business.
+_ACCOUNT = re.compile(r"\b(?:sk|org|proj|acct)[-_][\w*.-]*\w")
 _NO_ID = re.compile(r"[^a-zA-Z0-9_-]")
 BYTES_A_TOKEN = 3.6  # of text, where the host counted nothing
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
+
+
+def decoded(given: bytes | str) -> Any:
+    """The JSON of a host. Raises ValueError, also where it is nested without end."""
+    try:
+        return _decode(given)
+    except RecursionError as error:
+        raise ValueError("JSON that is nested too deeply") from error
+
+
+def counted(told: Json | None, traits: Traits, input_estimate: int, output_bytes: int) -> Json:
+    """The host's usage in Anthropic's disjoint buckets, in tokens.
+
+    What the host did not count, or counts as nothing although it is there, is guessed by size.
+    """
+    guess = guessed(input_estimate, output_bytes)
+    if not told:
+        return guess
+    used = usage(told, traits)
+    if not told.get("prompt_tokens"):
+        used["input_tokens"] = guess["input_tokens"]
+    return used if used["output_tokens"] else used | {"output_tokens": guess["output_tokens"]}
 
 
 def usage(told: Json, traits: Traits) -> Json:
@@ -52,16 +80,21 @@ def guessed(input_estimate: int, output_bytes: int) -> Json:
 
 
 def stop_reason(told: str | None, *, called: bool, refused: bool) -> str:
-    """Anthropic's reason; hosts do not agree on what they say of an answer with calls."""
+    """Anthropic's reason; hosts do not agree on what they say of an answer with calls.
+
+    Raises ValueError for an answer that its host gave up.
+    """
+    if told == "error":
+        raise ValueError("the host could not finish its answer")
     if refused:
         return "refusal"
     found = _STOPS.get(told or "stop", "end_turn")
     return "tool_use" if called and found == "end_turn" else found
 
 
-def tool_use(call: Json, number: int, names: Names) -> Json:
-    """The block that a call begins, its input still empty."""
-    name = _NO_ID.sub("_", call.get("id") or "") or f"call_{number}"
+def tool_use(call: Json, names: Names) -> Json:
+    """The block that a call begins, its input still empty. Ids are unique in a conversation."""
+    name = _NO_ID.sub("_", call.get("id") or "") or f"call_{token_hex(12)}"
     given = call.get("function") or {}
     return {"type": "tool_use", "id": name, "name": names.back(given["name"]), "input": {}}
 
@@ -77,16 +110,15 @@ def answer(
 ) -> tuple[int, bytes]:
     """(status, body) of a whole answer or an error for the client, who asked for ``model``."""
     try:
-        told = _decode(body)
-    except msgspec.DecodeError:
+        told = decoded(body)
+    except ValueError:
         told = {}
     if status >= 400 or not isinstance(told, dict) or not told.get("choices"):
         status, error = failure(status if status >= 400 else 502, told)
         return status, _encode({"type": "error", "error": error})
     choice = told["choices"][0]
     blocks = _blocks(choice["message"], names)
-    counted = told.get("usage")
-    used = usage(counted, traits) if counted else guessed(input_estimate, len(body))
+    used = counted(told.get("usage"), traits, input_estimate, len(_encode(blocks)) if blocks else 0)
     reason = stop_reason(
         choice.get("finish_reason"),
         called=any(block["type"] == "tool_use" for block in blocks),
@@ -96,34 +128,45 @@ def answer(
     return status, _encode(whole | {"content": blocks, "stop_reason": reason})
 
 
+def listed(content: list[Json]) -> Iterator[tuple[str, str]]:
+    """("thinking" or "text", what) where a host has both in one list."""
+    for part in content:
+        if part["type"] == "thinking":
+            yield "thinking", "".join(one["text"] for one in part["thinking"])
+        elif part["type"] == "text":
+            yield "text", part["text"]
+
+
 def _blocks(said: Json, names: Names) -> list[Json]:
     blocks: list[Json] = []
     thought = said.get("reasoning_content") or said.get("reasoning")
-    if thought:
-        blocks.append({"type": "thinking", "thinking": thought, "signature": SIGNATURE})
-    text = said.get("content") or said.get("refusal")
-    if text:
-        blocks.append({"type": "text", "text": text})
-    for number, call in enumerate(said.get("tool_calls") or ()):
+    content = said.get("content") or said.get("refusal") or ""
+    found = listed(content) if isinstance(content, list) else [("text", content)]
+    for kind, text in [("thinking", thought), *found]:
+        if text:
+            block = {"type": kind, kind: text}
+            blocks.append(block | {"signature": SIGNATURE} if kind == "thinking" else block)
+    for call in said.get("tool_calls") or ():
         arguments = call["function"].get("arguments") or "{}"
-        blocks.append(tool_use(call, number, names) | {"input": _input(arguments)})
+        blocks.append(tool_use(call, names) | {"input": _input(arguments)})
     return blocks
 
 
 def _input(arguments: str) -> object:
     """What a call is given; what is no JSON object reaches the tool, which refuses it."""
     try:
-        given = _decode(arguments)
-    except msgspec.DecodeError:
+        given = decoded(arguments)
+    except ValueError:
         given = None
     return given if isinstance(given, dict) else {"arguments": arguments}
 
 
 def failure(status: int, told: object) -> tuple[int, Json]:
     """(status, error) in Anthropic's words; a prompt that is too long makes an agent compact."""
-    error = told.get("error") if isinstance(told, dict) else None
-    error = error if isinstance(error, dict) else {"message": error}
-    text = str(error.get("message") or "The provider gave no reason.")
+    error = _error(told)
+    said = error.get("message") or error.get("detail")
+    text = said if isinstance(said, str) else _encode(said).decode() if said else ""
+    text = _ACCOUNT.sub("(hidden)", text) or "The provider gave no reason."
     said = f"{error.get('code')} {error.get('type')} {text}"
     if status in (400, 413, 422) and _TOO_LONG.search(said):
         return 400, {"type": "invalid_request_error", "message": f"prompt is too long: {text}"}
@@ -134,7 +177,22 @@ def failure(status: int, told: object) -> tuple[int, Json]:
 
 def broken(told: Json) -> Json:
     """The error of a stream that a host ends with one."""
-    error = told["error"]
-    code = error.get("code") if isinstance(error, dict) else None
-    status = code if isinstance(code, int) else _CODES.get(str(code), 500)
+    error = _error(told)
+    found = (_status(error.get(key)) for key in ("code", "status", "type"))
+    status = next((status for status in found if status), 500)
     return failure(400 if _TOO_LONG.search(str(error)) else status, told)[1]
+
+
+def _error(told: object) -> Json:
+    """The object that says what went wrong; some hosts have it bare, or only a sentence."""
+    if not isinstance(told, dict):
+        return {}
+    error = told.get("error") or told
+    return error if isinstance(error, dict) else {**told, "message": error}
+
+
+def _status(said: object) -> int | None:
+    """The HTTP status that an error's code, status or type means."""
+    number = said if isinstance(said, int) else _CODES.get(str(said)) or str(said)
+    number = int(number) if str(number).isdecimal() else 0
+    return number if 400 <= number < 600 else None

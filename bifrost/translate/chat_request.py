@@ -24,6 +24,7 @@ _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _HELD = ("container", "fallbacks", "mcp_servers", "thread")  # what only Claude's service can do
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _NO_NAME = re.compile(r"[^a-zA-Z0-9_-]")
+_ID = re.compile(r"[a-zA-Z0-9_-]{1,40}")
 _BUDGETS = ((4_096, "low"), (16_384, "medium"))  # thinking budgets in tokens, to below
 MOST_STOPS = 4
 _encode = msgspec.json.Encoder().encode
@@ -46,6 +47,11 @@ class Names:
     def back(self, name: str) -> str:
         """The name the client knows."""
         return self._own.get(name, name)
+
+
+def call_id(name: str) -> str:
+    """A call's id as Chat takes it; the same for the call and its result."""
+    return name if _ID.fullmatch(name) else f"call_{sha256(name.encode()).hexdigest()[:32]}"
 
 
 def request(asked: Json, model: str, names: Names, max_tokens: int | None, traits: Traits) -> Json:
@@ -132,7 +138,7 @@ def _turn(turn: Json, names: Names, traits: Traits) -> list[Json]:
     if role == "system":
         return [{"role": "system", "content": _text(content)}]
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    return [_assistant(blocks, names)] if role == "assistant" else _user(blocks, traits)
+    return [_assistant(blocks, names)] if role == "assistant" else _user(blocks, names, traits)
 
 
 def _assistant(blocks: list[Json], names: Names) -> Json:
@@ -144,39 +150,39 @@ def _assistant(blocks: list[Json], names: Names) -> Json:
         elif kind == "tool_use":
             arguments = _encode(block["input"]).decode()
             function = {"name": names.to(block["name"]), "arguments": arguments}
-            calls.append({"id": block["id"], "type": "function", "function": function})
+            calls.append({"id": call_id(block["id"]), "type": "function", "function": function})
         elif kind not in ("thinking", "redacted_thinking"):
             raise _untold(kind)
     said: Json = {"role": "assistant", "content": "".join(texts) or (None if calls else "")}
     return said | {"tool_calls": calls} if calls else said
 
 
-def _user(blocks: list[Json], traits: Traits) -> list[Json]:
+def _user(blocks: list[Json], names: Names, traits: Traits) -> list[Json]:
     """Results first, each its own message; what is no text in them goes into the one behind."""
     results: list[Json] = []
     parts: list[Json] = []
     for block in blocks:
         if block["type"] == "tool_result":
-            results.append(_result(block, parts, traits))
+            results.append(_result(block, parts, names, traits))
         else:
             parts += _parts(block, traits)
     return [*results, {"role": "user", "content": parts}] if parts else results
 
 
-def _result(block: Json, parts: list[Json], traits: Traits) -> Json:
+def _result(block: Json, parts: list[Json], names: Names, traits: Traits) -> Json:
     inner = block.get("content") or ()
     inner = [{"type": "text", "text": inner}] if isinstance(inner, str) else inner
     texts = []
     for one in inner:
         if one["type"] == "tool_reference":
-            texts.append(f"The tool {one['tool_name']} can be used now.")
+            texts.append(f"The tool {names.to(one['tool_name'])} can be used now.")
             continue
         for part in _parts(one, traits):
             texts.append(part["text"]) if part["type"] == "text" else parts.append(part)
     text = "\n".join(texts)
     if block.get("is_error"):
         text = f"Error: {text}"
-    return {"role": "tool", "tool_call_id": block["tool_use_id"], "content": text}
+    return {"role": "tool", "tool_call_id": call_id(block["tool_use_id"]), "content": text}
 
 
 def _parts(block: Json, traits: Traits) -> list[Json]:

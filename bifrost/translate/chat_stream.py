@@ -9,11 +9,13 @@ import msgspec
 from bifrost.translate.chat_answer import (
     SIGNATURE,
     broken,
+    counted,
+    decoded,
     guessed,
+    listed,
     message,
     stop_reason,
     tool_use,
-    usage,
 )
 from bifrost.translate.chat_request import Names
 from bifrost.translate.translation import Traits
@@ -35,7 +37,6 @@ _DELTAS: dict[str | int, tuple[bytes, bytes]] = {
 }
 _CALL = (b"input_json_delta", b"partial_json")
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
 
 
 class ChatStream:
@@ -80,7 +81,7 @@ class ChatStream:
             if self._started:
                 self._end(out)
             return
-        told = _decode(data)
+        told = decoded(data)
         if told.get("error"):
             self._over = True
             out.append(_event("error", error=broken(told)))
@@ -89,9 +90,7 @@ class ChatStream:
             self._started = True
             begun = message(told.get("id"), self._model, guessed(self._estimate, 0))
             out.append(_event("message_start", message=begun))
-        counted = told.get("usage") or (told.get("x_groq") or {}).get("usage")
-        if counted:
-            self._used = usage(counted, self._traits)
+        self._used = told.get("usage") or (told.get("x_groq") or {}).get("usage") or self._used
         for choice in (told.get("choices") or ())[:1]:
             self._reason = choice.get("finish_reason") or self._reason
             self._delta(choice.get("delta") or {}, out)
@@ -101,13 +100,17 @@ class ChatStream:
         if thought:
             self._piece("thinking", thought, out)
         self._refused = self._refused or bool(delta.get("refusal"))
-        text = delta.get("content") or delta.get("refusal")
-        if text:
-            self._piece("text", text, out)
+        content = delta.get("content") or delta.get("refusal")
+        if isinstance(content, list):
+            for kind, text in listed(content):
+                if text:
+                    self._piece(kind, text, out)
+        elif content:
+            self._piece("text", content, out)
         for call in delta.get("tool_calls") or ():
             key = self._key(call)
             if key not in self._calls:
-                self._calls[key] = tool_use(call, key, self._names)
+                self._calls[key] = tool_use(call, self._names)
             self._piece(key, (call.get("function") or {}).get("arguments") or "", out)
 
     def _key(self, call: Json) -> int:
@@ -150,7 +153,7 @@ class ChatStream:
             self._close(out)
         self._over = True
         reason = stop_reason(self._reason, called=bool(self._calls), refused=self._refused)
-        used = self._used or guessed(self._estimate, self._made)
+        used = counted(self._used, self._traits, self._estimate, self._made)
         delta = {"stop_reason": reason, "stop_sequence": None}
         out.append(_event("message_delta", delta=delta, usage=used))
         out.append(_event("message_stop"))
