@@ -27,6 +27,8 @@ def usable(core: Core, grant: Grant) -> dict[str, ModelInfo]:
                 )
     for provider, (host, _) in lanes.hosts.items():
         for info in lanes.catalogue.models(host.kind):
+            if info.mode != "chat":  # embeddings, and what has an API that is not spoken here
+                continue
             if check_model(grant.chain, provider, info.id, info.id) is None:
                 found.setdefault(info.id, info)
     return found

@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from bifrost._fast.client import WAKE
 from bifrost.call import Call
 from bifrost.config.hosts import Api
@@ -20,15 +18,12 @@ from bifrost.errors import UpstreamError
 from bifrost.metering.usage import output_estimate
 from bifrost.providers.table import PATHS, Host
 from bifrost.translate.anthropic_chat import AnthropicChat
-from bifrost.translate.translation import Stream, Traits, Translation
+from bifrost.translate.translation import SENSELESS, Stream, Traits, Translation
 from bifrost.upstream.pool import Exchange, Origin
 
 Translator = Callable[..., Translation]
 
 TRANSLATORS: dict[Api, Translator] = {"chat": AnthropicChat}  # from Anthropic's dialect to these
-_SENSELESS = (
-    msgspec.MsgspecError, ValueError, TypeError, KeyError, IndexError, AttributeError,
-)  # fmt: skip
 JSON, EVENTS = b"application/json", b"text/event-stream"
 # What the client may know of the host's answer; everything else speaks of the host's dialect.
 _KEPT = frozenset({b"retry-after", b"retry-after-ms"})
@@ -74,7 +69,7 @@ class Passage:
 
 
 class Crossing:
-    """An exchange whose answer is read in the client's dialect; else like any exchange."""
+    """An exchange whose answer is awaited in the client's dialect; else like any exchange."""
 
     __slots__ = ("_exchange", "_stream", "_translation", "headers", "status")
 
@@ -103,19 +98,6 @@ class Crossing:
         while self._stream is not None:
             chunk = await self._exchange.read()
             if chunk is WAKE:
-                return chunk
-            made = self._feed(chunk)
-            if not chunk:
-                self._stream = None
-            if made:
-                return made
-        return b""
-
-    def read_nowait(self) -> bytes | None:
-        """The same without waiting; None while there is nothing."""
-        while self._stream is not None:
-            chunk = self._exchange.read_nowait()
-            if chunk is None or chunk is WAKE:
                 return chunk
             made = self._feed(chunk)
             if not chunk:
@@ -153,7 +135,7 @@ class Crossing:
         """What no translator can make sense of is a broken answer, not a broken gateway."""
         try:
             return read(*given)
-        except _SENSELESS as error:
+        except SENSELESS as error:
             raise UpstreamError(
                 f"The provider's answer cannot be understood ({error!r}).", sent=True
             ) from error

@@ -123,7 +123,8 @@ class Pipeline:
         passage = call.lane.passage
         if passage is not None:
             call.status = 200
-            headers = [(b"content-type", b"application/json"), *self.budget(call)]
+            named = (b"x-request-id", call.request_id.encode())
+            headers = [(b"content-type", b"application/json"), named, *self.budget(call)]
             await _answer(call, send, headers, passage.count(call))
             return
         self.watch.enter(call, asyncio.current_task())

@@ -90,9 +90,17 @@ def test_the_sdk_reads_a_stream(gateway: RunningGateway) -> None:
 
 def test_tokens_are_counted_by_size(gateway: RunningGateway) -> None:
     path = f"{gateway.url}/v1/messages/count_tokens"
-    counted = httpx.post(path, json=message(), headers=bearer()).json()
-    assert counted["input_tokens"] > 0
+    answer = httpx.post(path, json=message(), headers=bearer() | {"x-request-id": "n-1"})
+    assert answer.json()["input_tokens"] > 0
+    assert answer.headers["x-request-id"] == "n-1"
     assert settled(gateway) == 0
+
+
+def test_models_that_answer_are_listed_and_no_others(gateway: RunningGateway) -> None:
+    page = httpx.get(f"{gateway.url}/v1/models", headers=bearer()).json()
+    listed = {model["id"] for model in page["data"]}
+    assert MODEL in listed
+    assert not listed & {"text-embedding-3-small", "gpt-5-codex"}  # not of the chat API
 
 
 def test_what_cannot_be_translated_is_refused_and_costs_nothing(gateway: RunningGateway) -> None:

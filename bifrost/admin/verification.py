@@ -74,17 +74,17 @@ def _verdict(folder: Path, body: VerifyBody) -> Verdict:
         raise invalid(422, [("public_key", str(error))]) from None
     try:
         verification = Verification(folder, kept=body.checkpoint or None, key=key)
-        if body.mode == "quick":
-            return verification.quick()
-        if body.mode == "since":
-            return verification.since(processes=1)
-        return verification.whole(processes=1)
     except NoteError as error:
         raise invalid(422, [("checkpoint", str(error))]) from None
     except Damaged:
         raise
-    except StoreError as error:
+    except StoreError as error:  # nothing is signed
         raise NotFound(str(error)) from None
+    if body.mode == "quick":
+        return verification.quick()
+    if body.mode == "since":
+        return verification.since(processes=1)
+    return verification.whole(processes=1)
 
 
 def operations() -> list[Operation]:

@@ -40,7 +40,7 @@ def _both(chat: str, messages: str) -> dict[Api, str | None]:
 TABLE: dict[Kind, Row] = {
     "anthropic": Row(apis={"messages": "https://api.anthropic.com"}, key="x-api-key"),
     "anthropic_compatible": Row(apis={"messages": None}, key="x-api-key", needs_key=False),
-    "mock": Row(apis={"messages": None, "chat": None}, key="x-api-key", needs_key=False),
+    "mock": Row(apis={"messages": None}, key="x-api-key", needs_key=False),
     "openai": Row(apis={"chat": "https://api.openai.com/v1"}),
     "openai_compatible": Row(
         apis={"chat": None, "messages": None}, needs_key=False, legacy_limit=True

@@ -6,6 +6,7 @@ Plain ASGI, no framework objects. A door decides nothing.
 from __future__ import annotations
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 
-class Door:
+class Door(ABC):
     """One client dialect's side of the gateway; subclasses say which paths and which words."""
 
     def __init__(
@@ -45,11 +46,11 @@ class Door:
         self._refused = refused
         self.max_body_bytes = max_body_bytes
 
+    @abstractmethod
     def answer(
         self, refusal: Refusal, request_id: str, more: Sequence[tuple[bytes, bytes]] = ()
     ) -> tuple[int, Headers, bytes]:
         """(status, headers, body) of a refusal in this dialect, with ``more`` headers."""
-        raise NotImplementedError
 
     def refusal(
         self, refusal: Refusal, request_id: str, more: Sequence[tuple[bytes, bytes]] = ()

@@ -10,11 +10,9 @@ from bifrost.errors import InvalidRequest
 from bifrost.translate.chat_answer import BYTES_A_TOKEN, answer
 from bifrost.translate.chat_request import Names, request
 from bifrost.translate.chat_stream import ChatStream
-from bifrost.translate.translation import Traits
+from bifrost.translate.translation import SENSELESS, Traits
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
-_BAD = (msgspec.MsgspecError, KeyError, TypeError, AttributeError, ValueError, IndexError,
-        RecursionError)  # fmt: skip
 
 
 class AnthropicChat:
@@ -29,7 +27,7 @@ class AnthropicChat:
             self._asked = str(asked.get("model") or model)
             wanted = request(asked, model, self._names, max_tokens, traits)
             self.body = msgspec.json.encode(wanted)
-        except _BAD as error:
+        except SENSELESS as error:
             raise InvalidRequest(f"The request body is not a Messages request: {error!r}") from None
 
     def answer(self, status: int, body: bytes) -> tuple[int, bytes]:

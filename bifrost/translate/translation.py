@@ -10,6 +10,12 @@ from typing import Protocol
 
 import msgspec
 
+# What comes of reading a document that is not what its dialect says.
+SENSELESS = (
+    msgspec.MsgspecError, ValueError, TypeError, KeyError, IndexError, AttributeError,
+    RecursionError,
+)  # fmt: skip
+
 
 class Traits(msgspec.Struct, frozen=True, kw_only=True):
     """What a target's model can do and how its host deviates from the dialect's own service.
@@ -33,7 +39,10 @@ class Stream(Protocol):
     """An answer's event stream under way."""
 
     def feed(self, chunk: bytes) -> bytes:
-        """The next bytes from the backend, cut anywhere; whole events of the client's dialect."""
+        """The next bytes from the backend, cut anywhere; whole events of the client's dialect.
+
+        Raises what is in SENSELESS where they make none.
+        """
 
     def finish(self) -> bytes:
         """The backend ended its stream: what is left to say. A stream that was cut short gets no
