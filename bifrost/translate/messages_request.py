@@ -1,8 +1,8 @@
 """A Responses request as a Messages request (types of openai 3.57 and anthropic 2.12).
 
 Dropped by rule: ``web_search`` tools and the calls of them (they run at OpenAI), ``strict`` (Claude
-takes few strict tools, of smaller schemas), reasoning of other models, and the fields that Claude has
-no word for: ``store``, ``include``, ``prompt_cache_key``, ``client_metadata``, ``metadata``,
+takes few strict tools, of smaller schemas), reasoning of other models, and the fields that Claude
+has no word for: ``store``, ``include``, ``prompt_cache_key``, ``client_metadata``, ``metadata``,
 ``service_tier``, ``truncation``, ``text.verbosity`` and their like. Refused: what only OpenAI keeps
 or runs. Marked for Claude's cache: the end of the system prompt and of what the user said last.
 """

@@ -1,4 +1,4 @@
-"""Responses items as turns of Claude's: user and assistant alternate, calls are answered at once."""
+"""Responses items as turns of Claude's: user and assistant alternate, every call is answered."""
 
 from __future__ import annotations
 
