@@ -48,7 +48,7 @@ def request(
     told = Conversation(items, names, traits)
     wanted: Json = {"model": model, "max_tokens": _limit(asked, max_tokens, traits)}
     wanted |= _tools(asked, offered, told.turns, names)
-    system = _system(asked, told)
+    system = _system(asked, told, names)
     if system:
         wanted["system"] = system
     wanted["messages"] = told.turns
@@ -90,8 +90,9 @@ def _called(turns: list[Json]) -> list[Json]:
     ]
 
 
-def _system(asked: Json, told: Conversation) -> list[Json]:
-    texts = [asked.get("instructions") or "", *told.system]
+def _system(asked: Json, told: Conversation, names: ToolNames) -> list[Json]:
+    about = [f"Tools named {name}__…: {text}" for name, text in names.about.items()]
+    texts = ["\n".join(about), asked.get("instructions") or "", *told.system]
     if _form(asked).get("type") == "json_object":
         texts.append(_ONLY_JSON)
     return [{"type": "text", "text": text} for text in texts if text.strip()]

@@ -30,10 +30,11 @@ class Tool(msgspec.Struct, frozen=True):
 class ToolNames:
     """The names of one request's tools as Claude takes them: unique, of letters, digits, _ and -.
 
-    A tool of a namespace is called ``namespace__name``.
+    A tool of a namespace is called ``namespace__name``; ``about`` says what a namespace is for.
     """
 
     def __init__(self) -> None:
+        self.about: dict[str, str] = {}
         self._shown: dict[tuple[str | None, str], str] = {}
         self._own: dict[str, Tool] = {}
 
@@ -93,6 +94,8 @@ def _offered(asked: Json, items: Iterable[Json]) -> Iterator[tuple[str, Json]]:
 def _told(tool: Json, names: ToolNames, place: str, namespace: str | None = None) -> Iterator[Json]:
     kind = tool["type"]
     if kind == "namespace" and namespace is None:
+        if tool.get("description"):
+            names.about[tool["name"]] = tool["description"]
         for number, inner in enumerate(tool["tools"]):
             yield from _told(inner, names, f"{place}.tools[{number}]", tool["name"])
     elif kind == "function":
