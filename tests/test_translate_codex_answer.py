@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from bifrost.mock import anthropic as mock
 from bifrost.mock.exchange import Request
 from bifrost.mock.options import MockOptions
-from bifrost.mock.plan import Plan, plan
+from bifrost.mock.plan import default_plan
 from bifrost.mock.script import Script
 from bifrost.translate.free_text import FreeText
 from bifrost.translate.responses_anthropic import ResponsesAnthropic
-from bifrost.translate.translation import Traits
+from bifrost.translate.translation import SENSELESS, Traits
 
 TOOLS = [
     {"type": "function", "name": "bash", "parameters": {"properties": {"cmd": {}}}},
@@ -47,12 +47,6 @@ def translation(**asked: Any) -> ResponsesAnthropic:
     return ResponsesAnthropic(body, "claude-x", max_tokens=None, traits=Traits(reasons=True))
 
 
-def shown(name: str) -> str:
-    """What Claude knows the tool as."""
-    tools = json.loads(translation().body)["tools"]
-    return next(tool["name"] for tool in tools if tool["name"].endswith(name) or name == "f")
-
-
 SPACED = json.loads(translation().body)["tools"][1]["name"]
 TEXT = {"type": "text", "text": "So.\u00e9"}
 THOUGHT = {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}
@@ -67,7 +61,8 @@ def use(name: str, given_: Any, number: int = 1) -> dict[str, Any]:
 
 BLOCKS = [
     THOUGHT, HIDDEN, REDACTED, UNSIGNED, TEXT,
-    use("bash", {"cmd": "ls", "n": 1.5}), use(SPACED, {}, 2), use("exec", {"input": "a\n\"\\😀"}, 3),
+    use("bash", {"cmd": "ls", "n": 1.5}), use(SPACED, {}, 2),
+    use("exec", {"input": 'a\n"\\😀'}, 3),
 ]  # fmt: skip
 
 
@@ -188,10 +183,8 @@ def test_an_answer_that_is_none_is_a_failure(body: bytes) -> None:
 
 
 def event(kind: str, **fields: Any) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (
-        kind.encode(),
-        json.dumps({"type": kind, **fields}).encode(),
-    )
+    data = json.dumps({"type": kind, **fields})
+    return f"event: {kind}\ndata: {data}\n\n".encode()
 
 
 PING = event("ping")
@@ -216,11 +209,8 @@ def deltas(block: Any) -> tuple[Any, list[Any]]:
 
 def parts(*blocks: Any, stop: str = "end_turn", **more: Any) -> list[bytes]:
     used = more.pop("usage", USED)
-    begun = {
-        **message(),
-        "stop_reason": None,
-        "usage": {**used, "output_tokens": 1} if used else {},
-    }
+    early = {**used, "output_tokens": 1} if used else {}
+    begun = {**message(), "stop_reason": None, "usage": early}
     made = [event("message_start", message=begun), PING]
     for index, block in enumerate(blocks):
         begins, told = deltas(block)
@@ -289,13 +279,8 @@ def test_the_sdk_reads_it() -> None:
     assert [one.sequence_number for one in told] == list(range(len(events(raw))))
     assert not [one for one in told if one.type == "unknown"]
     assert response.output_text == "So.\u00e9" and response.usage.to_dict() == COUNTED
-    assert [item.type for item in response.output] == [
-        item["type"] for item in final(raw)["output"]
-    ]
-    for one in told:
-        if one.type == "response.output_item.done":
-            strict = type(one).model_validate(one.to_dict(), strict=False)
-            assert strict.item.type == response.output[one.output_index].type
+    kinds = [item["type"] for item in final(raw)["output"]]
+    assert [item.type for item in response.output] == kinds
 
 
 def test_items_open_grow_and_close_in_order() -> None:
@@ -327,9 +312,7 @@ def test_pings_and_what_nobody_knows_say_nothing() -> None:
 
 @pytest.mark.parametrize("count", range(len(parts(TEXT)) - 1))
 def test_a_stream_that_is_cut_gets_no_end(count: int) -> None:
-    raw = replayed(parts(TEXT)[:count])
-    ended = count == len(parts(TEXT)) - 1
-    assert (b"response.completed" in raw) is ended
+    assert b"response.completed" not in replayed(parts(TEXT)[:count])
 
 
 def test_a_stream_whose_last_word_is_missing_ends_all_the_same() -> None:
@@ -394,9 +377,7 @@ def test_the_text_of_a_free_tool(given_: str, text: str) -> None:
     assert told[-1]["response"]["output"][0]["input"] == text
     assert "".join(one["delta"] for one in told if "delta" in one) == text
     _, whole = answered(message(use("exec", json.loads(given_))))
-    assert json.loads(json.dumps(whole["output"][0]["input"])).replace('":', '": ') in (
-        text, text.replace('":', '": '),
-    )  # fmt: skip
+    assert whole["output"][0]["input"].replace(" ", "") == text.replace(" ", "")
 
 
 @given(st.text(), st.booleans(), st.lists(st.integers(1, 9), min_size=1))
@@ -424,8 +405,6 @@ def test_some_hosts_give_the_input_at_once() -> None:
      event("content_block_start", content_block={"type": "tool_use", "name": 5})],
 )  # fmt: skip
 def test_a_stream_that_makes_no_sense(broken: bytes) -> None:
-    from bifrost.translate.translation import SENSELESS
-
     with pytest.raises(SENSELESS):
         replayed([parts(TEXT)[0], broken])
 
@@ -437,7 +416,7 @@ def test_a_line_without_an_end() -> None:
 
 @pytest.mark.parametrize("script", [None, Script("ls")])
 def test_what_the_mock_provider_answers(script: Script | None) -> None:
-    steps: Plan = plan(MockOptions(output_tokens=40, input_tokens=9), None)
+    steps = default_plan(MockOptions(output_tokens=40, input_tokens=9))
     for stream in (False, True):
         made = translation(stream=stream)
         reply = mock.messages(Request(b"POST", b"/", {}, made.body), steps, script, "")
