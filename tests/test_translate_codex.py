@@ -164,6 +164,12 @@ def test_redacted_thinking_comes_back_and_thinking_without_an_answer_does_not() 
     assert "c2ln" not in str(wanted)
 
 
+def test_what_ran_at_openai_is_left_out() -> None:
+    search = {"type": "web_search_call", "id": "ws_1", "status": "completed"}
+    turns = translated(said("user", "Hi"), search, said("assistant", "So."), said("user", "Yes"))
+    assert [texts(turn["content"]) for turn in turns["messages"]] == [["Hi"], ["So."], ["Yes"]]
+
+
 def test_results_that_are_late_lost_or_missing() -> None:
     wanted = translated(
         call("f", "a"),
@@ -181,6 +187,17 @@ def test_results_that_are_late_lost_or_missing() -> None:
     assert [block["type"] for block in spoken["content"]] == ["text", "tool_use"]
     assert last["content"][0]["content"] == "(no result)"
     assert texts(last["content"][1:]) == ["Stop.", "Result of an earlier call:", "lost"]
+
+
+def test_what_agents_tell_each_other() -> None:
+    """Codex's agents: encrypted only where OpenAI's models wrote it."""
+    head = {"type": "input_text", "text": "Task name: /root/helper"}
+    told = [{"type": "encrypted_content", "encrypted_content": one}
+            for one in ("Do it.", f"gAAAAAB{'x' * 99}==")]  # fmt: skip
+    item = {"type": "agent_message", "author": "/root", "content": [head, *told]}
+    turns = translated(thought(seal(THOUGHT)), item)["messages"]
+    says = ["Task name: /root/helper", "Do it.", "(encrypted for another model)"]
+    assert [texts(turn["content"]) for turn in turns] == [says]
 
 
 def test_ids_are_unique_and_of_letters() -> None:
@@ -329,6 +346,13 @@ def test_tool_choices(choice: Any, says: Any, names: list[str]) -> None:
 def test_what_is_asked_for(traits: Any, asked: Any, says: dict[str, Any]) -> None:
     wanted = translated(traits=Traits(**traits), **asked)
     assert {name: wanted.get(name) for name in says} == says
+
+
+def test_settings_that_change_on_the_way() -> None:
+    late = {"type": "configuration_update", "id": "cu_1", "reasoning": {"effort": "high"}}
+    wanted = translated(late, said("user", "Hi"), traits=THINKS, reasoning={"summary": "auto"})
+    assert wanted["output_config"] == {"effort": "high"}
+    assert wanted["thinking"]["display"] == "summarized"
 
 
 def test_a_lowered_limit_wins() -> None:

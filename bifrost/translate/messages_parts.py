@@ -14,7 +14,12 @@ Json = dict[str, Any]
 _DATA = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^;,]*)*;base64,")
 _LINK = re.compile(r"https?://", re.I)
 _IMAGES = {"image/jpeg", "image/png", "image/gif", "image/webp"}
-_TEXTS = ("input_text", "output_text", "text")
+# Where the text of a part is, by its kind. OpenAI would encrypt what one agent tells another; what
+# Claude told it is plain.
+_TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal",
+          "encrypted_content": "encrypted_content"}  # fmt: skip
+_ENCRYPTED = re.compile(r"gAAAA[\w=-]{60,}")
+_UNREADABLE = "(encrypted for another model)"
 
 
 def text(value: str) -> Json:
@@ -32,8 +37,10 @@ def blocks(content: str | list[Json], place: str, traits: Traits) -> list[Json]:
     made = []
     for number, part in enumerate(content):
         kind = part["type"]
-        if kind in _TEXTS or kind == "refusal":
-            said = part["refusal" if kind == "refusal" else "text"]
+        if kind in _TEXTS:
+            said = part[_TEXTS[kind]]
+            if kind == "encrypted_content" and _ENCRYPTED.fullmatch(said):
+                said = _UNREADABLE
             if said.strip():
                 made.append(text(said))
         elif kind == "input_image":

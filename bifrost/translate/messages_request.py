@@ -44,6 +44,7 @@ def request(
             raise InvalidRequest(f"{field}: {remedy}.")
     given = asked.get("input") or []
     items = [{"role": "user", "content": given}] if isinstance(given, str) else given
+    asked = _updated(asked, items)
     offered = tools(asked, items, names)
     told = Conversation(items, names, traits)
     wanted: Json = {"model": model, "max_tokens": _limit(asked, max_tokens, traits)}
@@ -63,6 +64,15 @@ def request(
     if asked.get("stream"):
         wanted["stream"] = True
     return wanted
+
+
+def _updated(asked: Json, items: list[Json]) -> Json:
+    """The request with the settings that its input changes on the way."""
+    for item in items:
+        if item.get("type") == "configuration_update":
+            settings = [key for key in ("reasoning", "text") if item.get(key)]
+            asked = {**asked, **{key: {**(asked.get(key) or {}), **item[key]} for key in settings}}
+    return asked
 
 
 def _limit(asked: Json, max_tokens: int | None, traits: Traits) -> int:

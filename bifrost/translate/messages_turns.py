@@ -20,7 +20,7 @@ _ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _CALLS = {"function_call": False, "custom_tool_call": True}
 _OUTPUTS = ("function_call_output", "custom_tool_call_output")
 # What ran at OpenAI, and what is told elsewhere.
-_PASSED = ("additional_tools", "web_search_call")
+_PASSED = ("additional_tools", "configuration_update", "web_search_call")
 _SILENT = text("(no message)")
 _GO_ON = text("Continue.")
 _object = msgspec.json.Decoder(dict[str, Any]).decode
@@ -54,6 +54,8 @@ class Conversation:
         kind = item.get("type") or "message"
         if kind == "message":
             self._message(index, item)
+        elif kind == "agent_message":  # Codex's agents among each other
+            self._say("user", blocks(item["content"], f"input[{index}].content", self._traits))
         elif kind in _CALLS:
             self._call(index, item, free=_CALLS[kind])
         elif kind in _OUTPUTS:
