@@ -121,7 +121,8 @@ def test_what_is_no_thinking_of_claudes_is_dropped(sealed: str | None) -> None:
 def test_redacted_thinking_comes_back_and_thinking_without_an_answer_does_not() -> None:
     redacted = b'{"type":"redacted_thinking","data":"x"}'
     items = [said("user", "Hi"), thought(seal(redacted)), call("f"), output("ok")]
-    wanted = translated(*items, thought(seal(THOUGHT)), said("user", "Go on."))
+    lost = [thought(seal(THOUGHT)), said("user", "Go on."), said("assistant", "So.")]
+    wanted = translated(*items, *lost)
     assert wanted["messages"][1]["content"][0] == json.loads(redacted)
     assert "c2ln" not in str(wanted)
 
@@ -160,6 +161,12 @@ def test_what_agents_tell_each_other() -> None:
     turns = translated(thought(seal(THOUGHT)), item)["messages"]
     says = ["Task name: /root/helper", "Do it.", "(encrypted for another model)"]
     assert [texts(turn["content"]) for turn in turns] == [says]
+
+
+def test_a_result_before_its_call_is_not_its_result() -> None:
+    first, _, last = translated(output("early", "a"), call("f", "a"))["messages"]
+    assert texts(first["content"]) == ["Result of an earlier call:", "early"]
+    assert last["content"][0]["content"] == "(no result)"
 
 
 def test_ids_are_unique_and_of_letters() -> None:
