@@ -59,10 +59,9 @@ def stop_reason(response: Json, *, called: bool, refused: bool) -> str:
     return chat_answer.stop_reason(told, called=called, refused=refused)
 
 
-def failed(told: Json) -> tuple[int, Json]:
-    """(status, error) of a response that failed, or of an error in a stream."""
-    error = told.get("error")
-    told = error if isinstance(error, dict) else told
+def failed(error: object) -> tuple[int, Json]:
+    """(status, error) for what a host says of a response that failed."""
+    told = error if isinstance(error, dict) else {"error": error}
     if _ASKED.search(str(told.get("code"))):
         told = {**told, "status": 400}
     return chat_answer.given_up(told)
@@ -82,7 +81,7 @@ def answer(
     whole = isinstance(told, dict) and isinstance(told.get("output"), list)
     if status >= 400 or not whole or told.get("status") == "failed":
         if status < 400 and whole:
-            status, error = failed(told)
+            status, error = failed(told.get("error"))
         else:
             status, error = failure(status if status >= 400 else 502, told)
         return status, _encode({"type": "error", "error": error})
@@ -136,7 +135,7 @@ def sealed(item: Json, model: str, phase: str | None) -> str | None:
 
     ``phase``: of the message behind it.
     """
-    if not item.get("encrypted_content"):
+    if not item.get("encrypted_content") or not item.get("id"):
         return None
     return Reasoning(item["id"], item["encrypted_content"], model, phase).sealed()
 

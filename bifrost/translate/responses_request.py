@@ -83,6 +83,8 @@ def request(asked: Json, model: str, names: Names, max_tokens: int | None, trait
         raise InvalidRequest(f"stop_sequences: the model {model!r} takes none.")
     wanted: Json = {"model": model, "store": False}
     wanted["input"] = _items(asked["messages"], model, names, traits)
+    if not wanted["input"]:
+        raise InvalidRequest("messages: there is nothing in them to answer.")
     instructions = prose(asked.get("system") or ())
     if instructions:
         wanted["instructions"] = instructions

@@ -93,9 +93,10 @@ class ResponsesStream:
             return
         told = decoded(data)
         kind = told.get("type") or ("error" if told.get("error") else "")
-        if kind in ("error", "response.failed"):
-            self._over = True
-            out.append(event("error", error=failed(told.get("response") or told)[1]))
+        if kind == "error":
+            self._fail(told.get("error") or told, out)
+        elif kind == "response.failed":
+            self._fail(told["response"].get("error"), out)
         elif kind.startswith("response."):
             if not self._started:
                 self._started = True
@@ -103,6 +104,10 @@ class ResponsesStream:
                 begun = message(name, self._asked, guessed(self._estimate, 0))
                 out.append(event("message_start", message=begun))
             self._answer(kind, told, out)
+
+    def _fail(self, error: object, out: list[bytes]) -> None:
+        self._over = True
+        out.append(event("error", error=failed(error)[1]))
 
     def _answer(self, kind: str, told: Json, out: list[bytes]) -> None:
         number = told.get("output_index") or 0
