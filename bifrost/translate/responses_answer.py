@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import zip_longest
 from typing import Any
 
 import msgspec
@@ -100,7 +99,7 @@ def answer(
 def _blocks(items: list[Json], model: str, names: Names) -> list[Json]:
     """The blocks of items; none for what this gateway asks no host for."""
     made: list[Json] = []
-    for item, behind in zip_longest(items, items[1:], fillvalue={}):
+    for item, behind in zip(items, [*items[1:], {}], strict=False):
         kind = item["type"]
         if kind == "reasoning":
             text, seal = summary(item), sealed(item, model, behind.get("phase"))
