@@ -23,6 +23,7 @@ from bifrost.translate.translation import Traits
 ASKED: dict[str, Any] = {
     "model": "claude-x",
     "max_tokens": 99,
+    "thinking": {"type": "adaptive"},
     "messages": [{"role": "user", "content": "Hi"}],
     "tools": [{"name": "Bash", "input_schema": {"type": "object"}}],
 }
@@ -145,6 +146,24 @@ def test_reasoning_is_sealed() -> None:
     first, second = opened(told[0]["signature"]), opened(told[1]["data"])
     assert first and (first.id, first.encrypted_content, first.phase) == ("rs_1", "gAAA", None)
     assert second and (second.model, second.phase) == ("gpt-x", "commentary")
+
+
+@pytest.mark.parametrize("thinking", [None, {"type": "disabled"}])
+def test_who_asked_for_no_thinking_gets_none(thinking: Any) -> None:
+    """Hosts reason and send it all the same."""
+    made = translation(thinking=thinking)
+    _, body = made.answer(200, json.dumps(SAID).encode())
+    stream = made.stream(77)
+    read = accumulated(b"".join(map(stream.feed, PARTS)) + stream.finish())
+    assert [block.to_dict() for block in read.content] == json.loads(body)["content"]
+    assert {block.type for block in read.content} == {"text", "tool_use"}
+
+
+def test_thoughts_that_are_not_shown_are_not_free() -> None:
+    stream = translation(thinking=None).stream(77)
+    told = whole(reasons("word " * 100), usage=None)
+    raw = b"".join(map(stream.feed, streamed(told))) + stream.finish()
+    assert events(raw)[-2]["usage"]["output_tokens"] >= 100
 
 
 def test_reasoning_that_cannot_go_back() -> None:

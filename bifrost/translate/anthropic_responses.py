@@ -10,7 +10,7 @@ from bifrost.errors import InvalidRequest
 from bifrost.translate.chat_answer import BYTES_A_TOKEN
 from bifrost.translate.chat_request import Names
 from bifrost.translate.responses_answer import answer
-from bifrost.translate.responses_request import request
+from bifrost.translate.responses_request import request, thinks
 from bifrost.translate.responses_stream import ResponsesStream
 from bifrost.translate.translation import SENSELESS, Traits
 
@@ -22,11 +22,12 @@ class AnthropicResponses:
 
     def __init__(self, body: bytes, model: str, *, max_tokens: int | None, traits: Traits) -> None:
         """Raises InvalidRequest for what the host cannot be told."""
-        self._names, self._model = Names(), model
+        self._names = Names()
         self._estimate = int(len(body) / BYTES_A_TOKEN)
         try:
             asked = _decode(body)
             self._asked = str(asked.get("model") or model)
+            self._model = model if thinks(asked) else None
             wanted = request(asked, model, self._names, max_tokens, traits)
             self.body = msgspec.json.encode(wanted)
         except SENSELESS as error:

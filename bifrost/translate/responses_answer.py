@@ -68,11 +68,11 @@ def failed(error: object) -> tuple[int, Json]:
 
 
 def answer(
-    status: int, body: bytes, asked: str, model: str, names: Names, input_estimate: int
+    status: int, body: bytes, asked: str, model: str | None, names: Names, input_estimate: int
 ) -> tuple[int, bytes]:
     """(status, body) of a whole answer or an error for the client, who asked for ``asked``.
 
-    ``model``: the host's name of the model.
+    ``model``: the host's name of the model, which reasoning is kept for; None: it is not shown.
     """
     try:
         told = decoded(body)
@@ -96,12 +96,12 @@ def answer(
     return status, _encode(made | {"content": said, "stop_reason": reason})
 
 
-def _blocks(items: list[Json], model: str, names: Names) -> list[Json]:
+def _blocks(items: list[Json], model: str | None, names: Names) -> list[Json]:
     """The blocks of items; none for what this gateway asks no host for."""
     made: list[Json] = []
     for item, behind in zip(items, [*items[1:], {}], strict=False):
         kind = item["type"]
-        if kind == "reasoning":
+        if kind == "reasoning" and model is not None:
             text, seal = summary(item), sealed(item, model, behind.get("phase"))
             if text:
                 made.append({"type": "thinking", "thinking": text, "signature": seal or UNSEALED})
@@ -146,5 +146,6 @@ def redacted(seal: str) -> Json:
 
 
 def refuses(item: Json) -> bool:
-    """Whether a message holds a refusal."""
-    return any(part["type"] == "refusal" for part in item.get("content") or ())
+    """Whether an item is a message that holds a refusal."""
+    parts = item["content"] if item["type"] == "message" else ()
+    return any(part["type"] == "refusal" for part in parts)

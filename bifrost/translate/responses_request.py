@@ -107,16 +107,18 @@ def request(asked: Json, model: str, names: Names, max_tokens: int | None, trait
     return wanted
 
 
-def _thinking(asked: Json, traits: Traits) -> Json:
-    """How hard to think, and whether the client is to get what comes of it."""
+def thinks(asked: Json) -> bool:
+    """Whether the client is to get what comes of thinking; one that did not ask expects none."""
     told = (asked.get("thinking") or {}).get("type")
+    return told != "disabled" and bool(told or effort(asked, Traits(reasons=True)))
+
+
+def _thinking(asked: Json, traits: Traits) -> Json:
     hard = effort(asked, traits)
     reasoning = {"effort": hard} if hard else {}
-    if not traits.reasons or not (told or hard):
-        return {}
-    if told == "disabled":
-        return {"reasoning": reasoning} if reasoning else {}
-    return {"reasoning": reasoning | {"summary": "auto"}, "include": [_ENCRYPTED]}
+    if traits.reasons and thinks(asked):
+        return {"reasoning": reasoning | {"summary": "auto"}, "include": [_ENCRYPTED]}
+    return {"reasoning": reasoning} if reasoning else {}
 
 
 def _tools(asked: Json, names: Names) -> Json:

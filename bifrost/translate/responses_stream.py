@@ -57,7 +57,8 @@ class ResponsesStream:
     """One answer. Blocks of Anthropic's never interleave: while one is open, the others wait.
     Raises ValueError where the stream makes no sense."""
 
-    def __init__(self, asked: str, model: str, names: Names, input_estimate: int) -> None:
+    def __init__(self, asked: str, model: str | None, names: Names, input_estimate: int) -> None:
+        """``asked``, ``model``: as ``responses_answer.answer`` has them."""
         self._asked, self._model, self._names = asked, model, names
         self._estimate = max(1, input_estimate)
         self._rest = b""
@@ -133,6 +134,9 @@ class ResponsesStream:
         if shape != "thinking":
             self._piece((number, told.get("content_index") or 0), shape, text, out)
             return
+        if self._model is None:
+            self._made += len(text.encode("utf-8", "replace"))
+            return
         part = told.get("summary_index") or told.get("content_index") or 0
         block = self._blocks.get((number, 0))
         if block and block.source != kind:
@@ -146,7 +150,7 @@ class ResponsesStream:
     def _item(self, number: int, item: Json, out: list[bytes]) -> None:
         """An item is whole; what no delta told of it is told now."""
         kind, told = item["type"], number in self._said
-        if kind == "reasoning":
+        if kind == "reasoning" and self._model is not None:
             text = "" if told else summary(item)
             if text:
                 self._piece((number, 0), "thinking", text, out)
@@ -200,7 +204,7 @@ class ResponsesStream:
 
     def _release(self, out: list[bytes], phase: str | None = None) -> None:
         """Ends the reasoning that was held, as a message of that phase follows it."""
-        if self._held is None:
+        if self._held is None or self._model is None:
             return
         (number, item), self._held = self._held, None
         seal, block = sealed(item, self._model, phase), self._blocks.get((number, 0))
