@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 _BILLING = "x-anthropic-billing-header"
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
-_HELD = ("container", "fallbacks", "mcp_servers", "thread")  # what only Claude's service can do
+HELD = ("container", "fallbacks", "mcp_servers", "thread")  # what only Claude's service can do
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _NO_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 _ID = re.compile(r"[a-zA-Z0-9_-]{1,40}")
@@ -59,11 +59,11 @@ def request(asked: Json, model: str, names: Names, max_tokens: int | None, trait
 
     Raises InvalidRequest for what Chat cannot be told.
     """
-    for field in _HELD:
+    for field in HELD:
         if asked.get(field):
             raise InvalidRequest(f"{field}: the model {model!r} cannot be asked for this.")
     messages: list[Json] = []
-    system = _text(asked.get("system") or ())
+    system = joined(asked.get("system") or ())
     if system:
         messages.append({"role": "system", "content": system})
     for turn in asked["messages"]:
@@ -79,7 +79,7 @@ def request(asked: Json, model: str, names: Names, max_tokens: int | None, trait
         wanted["stop"] = stops
     if traits.sampling:
         wanted |= {k: asked[k] for k in ("temperature", "top_p") if asked.get(k) is not None}
-    effort = _effort(asked, traits)
+    effort = effort_of(asked, traits)
     if effort:
         wanted["reasoning_effort"] = effort
     form = (asked.get("output_config") or {}).get("format") or {}
@@ -93,7 +93,7 @@ def request(asked: Json, model: str, names: Names, max_tokens: int | None, trait
     return wanted
 
 
-def _effort(asked: Json, traits: Traits) -> str | None:
+def effort_of(asked: Json, traits: Traits) -> str | None:
     """How hard to think: what the last turn says, else the request, else its thinking budget."""
     if not traits.reasons:
         return None
@@ -108,7 +108,8 @@ def _effort(asked: Json, traits: Traits) -> str | None:
     return effort
 
 
-def _text(given: str | Iterable[Json]) -> str:
+def joined(given: str | Iterable[Json]) -> str:
+    """The text of a system prompt or of a system turn, without Claude Code's billing line."""
     texts = [given] if isinstance(given, str) else [block["text"] for block in given]
     return "\n\n".join(text for text in texts if not text.startswith(_BILLING))
 
@@ -136,7 +137,7 @@ def _tools(asked: Json, names: Names) -> Json:
 def _turn(turn: Json, names: Names, traits: Traits) -> list[Json]:
     role, content = turn["role"], turn["content"]
     if role == "system":
-        return [{"role": "system", "content": _text(content)}]
+        return [{"role": "system", "content": joined(content)}]
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
     return [_assistant(blocks, names)] if role == "assistant" else _user(blocks, names, traits)
 
@@ -152,7 +153,7 @@ def _assistant(blocks: list[Json], names: Names) -> Json:
             function = {"name": names.to(block["name"]), "arguments": arguments}
             calls.append({"id": call_id(block["id"]), "type": "function", "function": function})
         elif kind not in ("thinking", "redacted_thinking"):
-            raise _untold(kind)
+            raise untold(kind)
     said: Json = {"role": "assistant", "content": "".join(texts) or (None if calls else "")}
     return said | {"tool_calls": calls} if calls else said
 
@@ -195,7 +196,7 @@ def _parts(block: Json, traits: Traits) -> list[Json]:
         url = source["url"] if form == "url" else _data(source)
         return [{"type": "image_url", "image_url": {"url": url}}]
     if kind == "document" and form == "text":
-        return [{"type": "text", "text": "\n".join([*_titled(block), source["data"]])}]
+        return [{"type": "text", "text": "\n".join([*titled(block), source["data"]])}]
     if kind == "document" and form == "base64":
         name = block.get("title") or "document.pdf"
         return [{"type": "file", "file": {"filename": name, "file_data": _data(source)}}]
@@ -205,11 +206,12 @@ def _parts(block: Json, traits: Traits) -> list[Json]:
         return [part for one in inner for part in _parts(one, traits)]
     if kind == "search_result":
         texts = [one["text"] for one in block["content"]]
-        return [{"type": "text", "text": "\n".join([*_titled(block), *texts])}]
-    raise _untold(kind)
+        return [{"type": "text", "text": "\n".join([*titled(block), *texts])}]
+    raise untold(kind)
 
 
-def _titled(block: Json) -> list[str]:
+def titled(block: Json) -> list[str]:
+    """The line above a document's text, if it has a title."""
     return [block["title"]] if block.get("title") else []
 
 
@@ -217,7 +219,8 @@ def _data(source: Json) -> str:
     return f"data:{source['media_type']};base64,{source['data']}"
 
 
-def _untold(kind: str) -> InvalidRequest:
+def untold(kind: str) -> InvalidRequest:
+    """The refusal of a block that the host has no word for."""
     return InvalidRequest(f"This model cannot be told a block of type {kind!r}.")
 
 
