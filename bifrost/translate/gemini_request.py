@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode, b64encode
+from collections import deque
 from hashlib import sha256
 from typing import Any
 
@@ -152,7 +153,7 @@ def _contents(messages: list[Json], names: Names, traits: Traits) -> list[Json]:
     conversation for one that the model ended, and refuses it.
     """
     contents: list[Json] = []
-    due: dict[str, str] = {}
+    due: list[tuple[str, str]] = []
     for turn in _turns(messages, names, traits):
         if turn.role == "model":
             contents.append({"role": "model", "parts": _marked(turn)})
@@ -160,7 +161,7 @@ def _contents(messages: list[Json], names: Names, traits: Traits) -> list[Json]:
             continue
         answers, lost = _answers(due, turn.results)
         contents += [{"role": "user", "parts": one} for one in (answers, lost + turn.parts) if one]
-        due = {}
+        due = []
     if due:
         contents.append({"role": "user", "parts": _answers(due, [])[0]})
     if not contents:
@@ -220,29 +221,26 @@ def _marked(turn: _Turn) -> list[Json]:
     return turn.parts
 
 
-def _calls(turn: _Turn) -> dict[str, str]:
-    """The names of a turn's calls by their ids."""
+def _calls(turn: _Turn) -> list[tuple[str, str]]:
+    """(id, name) of each call of a turn."""
     calls = [part["functionCall"] for part in turn.parts if "functionCall" in part]
-    found = {call["id"]: call["name"] for call in calls}
-    if len(found) < len(calls):
-        raise InvalidRequest("messages: two tool_use blocks of a turn have the same id.")
-    return found
+    return [(call["id"], call["name"]) for call in calls]
 
 
-def _answers(due: dict[str, str], results: list[tuple[str, Json]]) -> tuple[list[Json], list[Json]]:
+def _answers(
+    due: list[tuple[str, str]], results: list[tuple[str, Json]]
+) -> tuple[list[Json], list[Json]]:
     """(a functionResponse for each call in its order, the results without a call as text)."""
-    found: dict[str, Json] = {}
-    lost: list[Json] = []
-    for name, response in results:
-        if name in due and name not in found:
-            found[name] = response
-        else:
-            lost += _text(f"Result of an earlier call: {next(iter(response.values()))}")
-    answers = [
-        {"id": call, "name": name, "response": found.get(call, {"output": "(no result)"})}
-        for call, name in due.items()
-    ]
-    return [{"functionResponse": one} for one in answers], lost
+    held: dict[str, deque[Json]] = {}
+    for call, response in results:
+        held.setdefault(call, deque()).append(response)
+    answers = []
+    for call, name in due:
+        found = held.get(call)
+        response = found.popleft() if found else {"output": "(no result)"}
+        answers.append({"functionResponse": {"id": call, "name": name, "response": response}})
+    left = (text for responses in held.values() for one in responses for text in one.values())
+    return answers, [{"text": f"Result of an earlier call: {text}"} for text in left]
 
 
 def _user(blocks: list[Json], names: Names, traits: Traits) -> _Turn:
