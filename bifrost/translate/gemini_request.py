@@ -121,9 +121,7 @@ def _thinking(asked: Json, traits: Traits) -> Json:
     effort, thinking = effort_of(asked, traits), asked.get("thinking") or {}
     told: Json = {"thinkingLevel": _LEVELS[effort]} if effort else {}
     wished = thinking["type"] != "disabled" if thinking else bool(effort)
-    if wished and thinking.get("display") != "omitted":
-        told["includeThoughts"] = True
-    return told
+    return told | {"includeThoughts": True} if wished else told
 
 
 def _tools(asked: Json, names: Names) -> Json:
