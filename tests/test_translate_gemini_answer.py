@@ -232,6 +232,11 @@ def test_errors_do_not_name_the_account(said: str, shown: str) -> None:
     assert answered(403, {"error": {"message": said}})[1]["error"]["message"] == shown
 
 
+def test_an_error_is_one_whatever_else_it_says() -> None:
+    status, told = answered(429, {"promptFeedback": 1, "error": {"message": "Slow."}})
+    assert (status, told["error"]["message"]) == (429, "Slow.")
+
+
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b"[" * 100_000, b"null"])
 def test_an_answer_that_is_none_is_a_failure(body: bytes) -> None:
     for status in (200, 502):

@@ -111,7 +111,7 @@ def answer(
         told = decoded(body)
     except ValueError:
         told = {}
-    refused = blocked(told) if isinstance(told, dict) else None
+    refused = blocked(told) if status < 400 and isinstance(told, dict) else None
     if status >= 400 or not isinstance(told, dict) or not (told.get("candidates") or refused):
         status, error = failure(status if status >= 400 else 502, told)
         return status, _encode({"type": "error", "error": error})
