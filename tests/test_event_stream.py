@@ -8,7 +8,7 @@ from zlib import crc32
 
 import pytest
 from botocore.eventstream import EventStreamBuffer, ParserError
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bifrost.translate.event_stream import MOST_FRAME, Frame, FrameReader, Kind, encode
@@ -57,7 +57,7 @@ def same(frames: list[Frame], expected: list[tuple[dict[str, Any], bytes]]) -> b
     return [(dict(frame.headers), frame.payload) for frame in frames] == expected
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(FRAMES)
 def test_both_ways_as_botocore_at_every_cut(made: list[tuple[dict[str, Any], bytes]]) -> None:
     data = b"".join(encode(headers, payload) for headers, payload in made)
@@ -69,7 +69,7 @@ def test_both_ways_as_botocore_at_every_cut(made: list[tuple[dict[str, Any], byt
         assert same(read(data[:at], data[at:]), values)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(FRAMES, st.data())
 def test_a_changed_bit_is_found(
     made: list[tuple[dict[str, Any], bytes]], draw: st.DataObject

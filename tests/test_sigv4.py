@@ -11,7 +11,7 @@ import pytest
 from botocore import auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as Theirs
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bifrost.sigv4 import Credentials, escaped, query_text, signed_headers
@@ -72,7 +72,7 @@ def check(
     assert mine == theirs | {"host": "a.example"}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(SEGMENTS, max_size=4), QUERIES, st.dictionaries(NAMES, VALUES), st.binary(),
        CREDENTIALS)  # fmt: skip
 def test_s3(
@@ -83,7 +83,7 @@ def test_s3(
     check("s3", sent, query, headers, body, credentials, method="PUT")
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     service=st.sampled_from(["bedrock", "bedrock-mantle", "aws-external-anthropic"]),
     region=st.sampled_from(["us-east-1", "eu-west-1"]),
