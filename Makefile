@@ -40,12 +40,13 @@ $(VENV)/.tested: $(VENV)/.built
 $(VENV)/.checked: $(VENV)/.tested
 	$(call extras,check)
 
+# Three at a time on two cores: near half of the time tests wait for timers and processes.
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest -n 2 -m 'not clients' $(TESTS)
+	$(BIN)/python -m pytest -n 3 -m 'not clients' $(TESTS)
 
 # What goes through a listener, once more with uvicorn's; tests that choose listeners do so anyway.
 test-asgi: $(VENV)/.tested
-	BIFROST_TEST_LISTENER=asgi $(BIN)/python -m pytest -n 2 \
+	BIFROST_TEST_LISTENER=asgi $(BIN)/python -m pytest -n 3 \
 	  -m 'gateway and not listeners and not clients' $(TESTS)
 
 test-clients: $(VENV)/.tested

@@ -12,7 +12,14 @@ import httpx
 import pytest
 
 from tests.commands import until
-from tests.running import RunningGateway, RunningMock, bearer, configuration, message
+from tests.running import (
+    KEY,
+    RunningGateway,
+    RunningMock,
+    bearer,
+    configuration,
+    message,
+)
 
 MODEL = "gpt-5.1"
 INPUT, OUTPUT = 1_234, 321
@@ -80,8 +87,10 @@ def test_an_answer_is_anthropic_and_metered_to_the_nano_dollar(
 
 
 def test_the_sdk_reads_a_stream(gateway: RunningGateway) -> None:
-    client = anthropic.Anthropic(base_url=gateway.url, auth_token=bearer()["authorization"][7:])
-    with client.messages.stream(**message(model="claude-sonnet-5-5")) as stream:
+    with (
+        anthropic.Anthropic(base_url=gateway.url, auth_token=KEY) as client,
+        client.messages.stream(**message(model="claude-sonnet-5-5")) as stream,
+    ):
         assert stream.get_final_text()
         final = stream.get_final_message()
     assert (final.usage.input_tokens, final.usage.output_tokens) == (INPUT, OUTPUT)
