@@ -174,7 +174,7 @@ def test_keys_hand_over_and_old_ones_are_destroyed(tmp_path: Path) -> None:
     for number in range(3):
         scribe.add([entry(number)])
         scribe.notary.work(scribe.log.next, scribe.add, now=True)
-        seeds.append(stolen(scribe.log.folder).text.rpartition("+")[2].encode())
+        seeds.append(stolen(scribe.log.folder).text.split("+", 4)[4].encode())
     scribe.close()
     folder = scribe.log.folder
     signed = Signed.load(folder)
