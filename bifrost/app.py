@@ -40,7 +40,8 @@ from bifrost.config.load import (
 from bifrost.config.settings import Settings
 from bifrost.core import Core
 from bifrost.doors.anthropic import AnthropicDoor, broken_event
-from bifrost.doors.door import Handler, Receive, Scope, Send
+from bifrost.doors.door import Receive, Scope, Send
+from bifrost.doors.entrance import Entrance
 from bifrost.errors import BifrostError
 from bifrost.governance import admin_token
 from bifrost.governance.declared import Minted
@@ -89,8 +90,7 @@ class App:
         self._native = native
         self.hall: Hall | None = None
         self.proxies = _proxies(settings)
-        self._hot: dict[str, Handler] = {}
-        self._door: AnthropicDoor | None = None
+        self._entrance: Entrance | None = None
         self._api: Api | None = None
         self._pipeline: Pipeline | None = None
         self._pulse: Pulse | None = None
@@ -119,19 +119,14 @@ class App:
         root = scope.get("root_path", "")
         if root and path.startswith(root):
             path = path[len(root) :]
-        handler = self._hot.get(path)
-        if handler is not None:
-            await handler(scope, receive, send)
-        elif path in ("/health", "/ready", "/metrics"):
+        if path in ("/health", "/ready", "/metrics"):
             await self.starlette(scope, receive, send)
-        elif path == "/api" or path.startswith("/api/"):
+        elif (path == "/api" or path.startswith("/api/")) and path != "/api/hello":
             assert self._api is not None
             await self._api(scope, receive, send)
         else:
-            assert self._door is not None
-            door = self._door
-            model = path.startswith(("/anthropic/v1/models/", "/v1/models/"))
-            await (door.list_models if model else door.unknown)(scope, receive, send)
+            assert self._entrance is not None
+            await self._entrance.handler(path)(scope, receive, send)
 
     @staticmethod
     def _show(minted: list[Minted]) -> None:
@@ -169,14 +164,13 @@ class App:
                 core.witness,
                 debug_headers=server.debug_headers,
             )
-            self._door = AnthropicDoor(
+            self._entrance = Entrance(
                 self._pipeline, self._models, self.proxies, core.meters.refused,
-                max_body_bytes=server.max_body_bytes,
+                lambda: core.treasury.help_url, max_body_bytes=server.max_body_bytes,
             )  # fmt: skip
-            self._hot = self._door.routes()
             self._api = Api(self._house(core))
             if self._native:
-                self.hall = self._open_hall(self._pipeline, self._door)
+                self.hall = self._open_hall(self._pipeline, self._entrance.anthropic)
             self._pulse = Pulse(core, lambda: len(self._pipeline.watch) if self._pipeline else 0)
             self._pulse.beat()
             self.core = core
@@ -296,11 +290,11 @@ class App:
             log.error("the new configuration is not used", extra={"error": str(error)})
             return
         self.settings = settings
-        assert self._pipeline is not None and self._door is not None
+        assert self._pipeline is not None and self._entrance is not None
         self._pipeline.watch.ping_interval_ns = int(settings.server.ping_interval_s * 1e9)
         self._pipeline.stations.debug_headers = settings.server.debug_headers
-        self._door.max_body_bytes = settings.server.max_body_bytes
-        self.proxies = self._door.proxies = _proxies(settings)
+        self.proxies = _proxies(settings)
+        self._entrance.settle(self.proxies, settings.server.max_body_bytes)
         if self.hall is not None:
             self.hall.max_body_bytes = settings.server.max_body_bytes
             self.hall.keep_alive_s = settings.server.keep_alive_timeout_s

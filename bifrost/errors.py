@@ -207,6 +207,13 @@ class MethodNotAllowed(NotServed):
     kind = "invalid_request_error"
 
 
+class UpgradeRequired(NotServed):
+    """The path is not served over the protocol the client wants to change to."""
+
+    code = "websocket_not_served"
+    status = openai_status = gemini_status = 426
+
+
 class RequestTooLarge(Refusal):
     code = "request_too_large"
     status = openai_status = gemini_status = 413

@@ -32,6 +32,7 @@ from bifrost.metering.usage import Usage
 
 log = logging.getLogger("bifrost.governor")
 LEAST_OUTPUT = 1_024  # tokens; a lower limit would only make an agent fail
+USUAL_OUTPUT = 32_000  # tokens, where neither the client nor the catalogue knows a limit
 
 
 class Governor:
@@ -203,11 +204,13 @@ class Governor:
         scan = call.scan
         if scan.model is None:
             raise InvalidRequest("model: Field required")
-        if scan.max_tokens is None:
+        if scan.max_tokens is None and call.dialect is None:
             raise InvalidRequest("max_tokens: Field required")
         if scan.fields:
             check_fields(grant.key, scan.fields)
         lane = call.lane = self.current().find(grant, scan.model)
+        if scan.max_tokens is None and not call.output_limit:
+            call.output_limit = lane.price.max_output_tokens or USUAL_OUTPUT
         if scan.fields:
             unknown = lane.price.supports(scan.service_tier, scan.speed, scan.inference_geo)
             if unknown is not None:

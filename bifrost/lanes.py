@@ -20,7 +20,7 @@ from bifrost.metering.bound import DEFAULT_CONTEXT
 from bifrost.metering.catalogue import Catalogue
 from bifrost.metering.prices import Price
 from bifrost.meters import Meters
-from bifrost.passage import Passage
+from bifrost.passage.passage import Passage
 from bifrost.providers.table import Host
 from bifrost.routing.targets import Router, Target
 from bifrost.translate.translation import Traits
@@ -33,8 +33,8 @@ MOST_LABELS = 1_280  # bytes of names in a reservation's note
 
 
 class Goal:
-    """What all lanes to one model of one host have in common; ``passage`` is for hosts that do not
-    speak the client's dialect."""
+    """What all lanes to one model of one host have in common; ``passage`` is for the calls that it
+    cannot be sent as they are."""
 
     __slots__ = ("ceiling", "density", "meter", "passage", "price", "served", "shown")
 
@@ -45,7 +45,7 @@ class Goal:
         price: Price,
         density: Density,
         meter: Meter,
-        passage: Passage | None,
+        passage: Passage,
     ) -> None:
         self.passage = passage
         self.price = price
@@ -57,9 +57,12 @@ class Goal:
 
 
 class Lane(LaneBase):
-    """One way from a key to a model: where it goes, what it costs, how it is labelled."""
+    """One way from a key to a model: where it goes, what it costs, how it is labelled.
 
-    __slots__ = ("catalogue", "origin", "passage", "price", "weight")
+    ``direct``: its host speaks Anthropic's dialect, so that calls in it need no passage.
+    """
+
+    __slots__ = ("catalogue", "direct", "origin", "passage", "price", "weight")
 
     def __init__(
         self,
@@ -75,6 +78,7 @@ class Lane(LaneBase):
         self.host = host
         self.origin = origin
         self.passage = goal.passage
+        self.direct = host.api == "messages"
         self.renamed = target.model if target.model != asked else None
         price = self.price = goal.price
         self.catalogue = catalogue
@@ -136,7 +140,7 @@ class Lanes:
             lanes = self._open(grant, asked)
             if len(grant.lanes) >= LANES_PER_GRANT:
                 grant.lanes.clear()
-            usual = len(lanes) == 1 and lanes[0].passage is None
+            usual = len(lanes) == 1 and lanes[0].direct
             alone = usual and not self._attends(grant)
             found = grant.lanes[asked] = lanes[0] if alone else lanes  # a list is not for the desk
         if isinstance(found, Lane):
@@ -182,9 +186,7 @@ class Lanes:
                 self._goals.clear()
             density = self.densities.find(host.name, model)
             meter = self.meters.meter("model", host.name, model)
-            passage = None
-            if host.api != "messages":
-                passage = Passage(host, origin, model, self._traits(host, model, price))
+            passage = Passage(host, origin, model, self._traits(host, model, price))
             goal = Goal(host, model, price, density, meter, passage)
             self._goals[host.name, model] = goal
         return goal
@@ -196,6 +198,9 @@ class Lanes:
             max_output=price.max_output_tokens,
             reasons=features.get("reasoning", False),
             extra_high=features.get("xhigh_reasoning_effort", False),
+            adaptive=features.get("adaptive_thinking", False),
+            forced_tools=features.get("forced_tool_use", True),
+            prefill=features.get("assistant_prefill", True),
             vision=features.get("vision", True),
             sampling=features.get("sampling_params", True),
             legacy_limit=host.row.legacy_limit,

@@ -34,7 +34,7 @@ MESSAGES, COUNT = b"/v1/messages", b"/v1/messages/count_tokens"
 
 
 class Pipeline:
-    """Carries calls of the Anthropic dialect to their provider and back.
+    """Carries calls to their provider and back; those with a dialect go through a passage.
 
     Two ways lead through it: ``messages`` and ``count_tokens`` for any ASGI server, and the
     compiled listener's, which passes the same stations (``settled``, ``arrived``, ``ended``,
@@ -120,12 +120,11 @@ class Pipeline:
     async def count_tokens(self, call: Call, send: Send, query: bytes) -> None:
         """Serves a token count: a key and an allowed model are needed, no money moves."""
         self.governor.count(call)
-        passage = call.lane.passage
-        if passage is not None:
+        if not call.lane.direct:
             call.status = 200
             named = (b"x-request-id", call.request_id.encode())
             headers = [(b"content-type", b"application/json"), named, *self.budget(call)]
-            await _answer(call, send, headers, passage.count(call))
+            await _answer(call, send, headers, call.lane.passage.count(call))
             return
         self.watch.enter(call, asyncio.current_task())
         try:
@@ -147,10 +146,10 @@ class Pipeline:
         """Sends the request upstream, waits for the answer's head; whether a stream follows it."""
         lane = call.lane
         try:
-            if lane.passage is not None:
-                call.exchange = await lane.passage.send(call)
-            else:
+            if lane.direct and call.dialect is None:
                 call.exchange = await lane.origin.send(self.stations.outgoing(call, target))
+            else:
+                call.exchange = await lane.passage.send(call)
         except UpstreamError as error:
             call.sent_upstream = error.sent
             raise
@@ -162,17 +161,19 @@ class Pipeline:
         call.tap = wire.Tap()
         await send({"type": "http.response.start", "status": call.status, "headers": headers})
         call.streaming = True
-        exchange = call.exchange
+        exchange, dialect = call.exchange, call.dialect
         while chunk := await exchange.read():
             if chunk is client.WAKE:
-                if call.tap.boundary:
-                    await _piece(send, PING)
+                if _between(call):
+                    await _piece(send, PING if dialect is None else dialect.ping)
                 continue
             if call.testimony is not None:
                 call.testimony.hear(chunk)
-            if self.stations.passed(call, chunk):
+            if self.stations.passed(call, chunk if dialect is None else exchange.metered()):
                 self.arrived(call)
             await _piece(send, chunk)
+        if dialect is not None and self.stations.passed(call, exchange.metered()):
+            self.arrived(call)
         self.ended(call)
         await send({"type": "http.response.body", "body": b""})
 
@@ -190,7 +191,8 @@ class Pipeline:
         """Meters and settles an answer that is complete; its cost in nano-USD (-1 without one) and
         what the client gets of it."""
         if call.status == 200:
-            return self.governor.settle(call, _usage_of(call, body), "ok"), body
+            account = body if call.dialect is None else call.exchange.metered()
+            return self.governor.settle(call, _usage_of(call, account), "ok"), body
         self.governor.settle(call, None, "error")
         return -1, anthropic_anthropic.error(body)
 
@@ -217,8 +219,9 @@ class Pipeline:
             log.error("a stream failed in the gateway", exc_info=why)
             text = "The gateway failed in the middle of this answer. Try again."
         log.warning("stream broken", extra={"request": call.request_id, "error": text})
-        lead = b"" if call.tap.boundary else b"\n\n"
-        return lead + self.broken_event(text, call.request_id, kind)
+        lead = b"" if _between(call) else b"\n\n"
+        words = self.broken_event if call.dialect is None else call.dialect.broken_event
+        return lead + words(text, call.request_id, kind)
 
     def failed(self, call: Call, error: BaseException) -> Refusal:
         """There will be no answer: what the client is told instead."""
@@ -287,6 +290,11 @@ async def _answer(call: Call, send: Send, headers: Headers, body: bytes) -> None
 
 async def _piece(send: Send, chunk: bytes) -> None:
     await send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+
+def _between(call: Call) -> bool:
+    """Whether no event is half sent to the client."""
+    return bool(call.tap.boundary if call.dialect is None else call.exchange.boundary)
 
 
 def _uncancel() -> None:

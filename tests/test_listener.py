@@ -44,7 +44,7 @@ ROW = {
     "hot": lambda id: (hot(id), 200, b'"type":"message"'),
     "stream": lambda id: (hot(id, stream=True), 200, b"message_stop"),
     "failing": lambda id: (hot(id, "x-mock-fail: 429"), 429, b"rate_limit"),
-    "cold": lambda id: (cold(id), 200, b'"has_more"'),
+    "cold": lambda id: (cold(id), 200, b'"object":"list"'),
     "unknown": lambda id: (request(f"GET /none HTTP/1.1\r\nx-request-id: {id}"), 404, b"/none"),
     "invalid": lambda id: (
         request("POST /v1/messages HTTP/1.1", f"x-request-id: {id}", body=b"{"),

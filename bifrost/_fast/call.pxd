@@ -9,6 +9,7 @@ cdef class Call:
     cdef public uint32_t place          # in the line for a budget; 0: none
     cdef public str request_id, upstream_request
     cdef public object receive, head, scan, grant, lane, exchange, tap, watcher, cut
+    cdef public object dialect          # of its client; None is Anthropic's own
     cdef public object testimony        # what is kept of its content, if anything is
     cdef public bytes body, client      # client: its address as events name it, or None
     cdef public bytes encoding          # of the answer's content, as its provider says

@@ -23,6 +23,7 @@ class Call:
     tap: Any
     watcher: Any
     cut: Any
+    dialect: Any
     testimony: Any
     ticket: Any
     body: bytes

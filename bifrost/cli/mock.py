@@ -23,6 +23,7 @@ import click
 @click.option("--script", type=click.Choice(["tool"]), help="Ask the agent for one tool call.")
 @click.option("--record", is_flag=True,
               help="Keep requests and bills (/__mock/requests, /__mock/bills).")  # fmt: skip
+@click.option("--record-bodies", is_flag=True, help="The same, with the bodies of requests.")
 def mock(**options: Any) -> None:
     """A provider that costs nothing: Anthropic, OpenAI and Gemini dialects, known usage.
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-Api = Literal["messages", "chat"]
+Api = Literal["messages", "chat", "responses"]
 Kind = Literal[
     "anthropic", "anthropic_compatible", "cerebras", "deepseek", "fireworks", "groq", "minimax",
     "mistral", "mock", "moonshot", "ollama", "openai", "openai_compatible", "openrouter",
@@ -41,9 +41,11 @@ TABLE: dict[Kind, Row] = {
     "anthropic": Row(apis={"messages": "https://api.anthropic.com"}, key="x-api-key"),
     "anthropic_compatible": Row(apis={"messages": None}, key="x-api-key", needs_key=False),
     "mock": Row(apis={"messages": None}, key="x-api-key", needs_key=False),
-    "openai": Row(apis={"chat": "https://api.openai.com/v1"}),
+    "openai": Row(apis=dict.fromkeys(("chat", "responses"), "https://api.openai.com/v1")),
     "openai_compatible": Row(
-        apis={"chat": None, "messages": None}, needs_key=False, legacy_limit=True
+        apis={"chat": None, "responses": None, "messages": None},
+        needs_key=False,
+        legacy_limit=True,
     ),
     "cerebras": Row(apis={"chat": "https://api.cerebras.ai/v1"}),
     "deepseek": Row(
@@ -84,3 +86,16 @@ def address(kind: Kind, api: Api | None, base_url: str | None) -> tuple[Api, str
         has = " and ".join(repr(one) for one in apis)
         raise ValueError(f"type {kind!r} has only {has}")
     return spoken, base_url or apis[spoken]
+
+
+def beside(kind: Kind, api: Api | None) -> frozenset[Api]:
+    """The APIs that a provider of this type has at the address of the one that is used.
+
+    None but that one where the configuration chose it.
+    """
+    apis = TABLE[kind].apis
+    usual = next(iter(apis))
+    if api is not None:
+        return frozenset({api})
+    there = apis[usual]
+    return frozenset({usual, *(one for one in apis if there is not None and apis[one] == there)})

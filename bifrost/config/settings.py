@@ -138,7 +138,7 @@ class Provider(Spec, frozen=True, kw_only=True):
     ]
     api: Annotated[
         Api | None,
-        Meta(description="Which of its APIs is used: messages or chat; null is the usual one."),
+        Meta(description="The one API to use: messages, chat or responses; null: all it has."),
     ] = None
     keys: Annotated[
         tuple[ProviderKey, ...], Meta(description="Credentials; most types need at least one.")

@@ -152,12 +152,3 @@ class AnthropicDoor(Door):
             return
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
-
-    async def unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Any other path below this door."""
-        call = Call("", receive)
-        try:
-            self.head(scope, call)
-            raise NotServed(f"This gateway does not serve {scope['path']}.")
-        except Refusal as refusal:
-            await self.refuse(send, refusal, call)

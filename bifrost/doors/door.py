@@ -14,7 +14,13 @@ import msgspec
 
 from bifrost._fast import wire
 from bifrost.call import Call, new_request_id
-from bifrost.errors import InvalidRequest, Refusal, RequestTooLarge, UnsupportedEncoding
+from bifrost.errors import (
+    InvalidRequest,
+    NotServed,
+    Refusal,
+    RequestTooLarge,
+    UnsupportedEncoding,
+)
 from bifrost.pipeline import Pipeline
 from bifrost.proxies import Proxies
 
@@ -65,6 +71,15 @@ class Door(ABC):
         status, headers, body = self.refusal(refusal, call.request_id, more)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+    async def unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Any other path below this door."""
+        call = Call("", receive)
+        try:
+            self.head(scope, call)
+            raise NotServed(f"This gateway does not serve {scope['path']}.")
+        except Refusal as refusal:
+            await self.refuse(send, refusal, call)
 
     def head(self, scope: Scope, call: Call) -> None:
         """Reads the head; raises InvalidRequest when it is malformed."""

@@ -6,13 +6,17 @@ import random
 
 import msgspec
 
-from bifrost.config.hosts import TABLE, Api, Kind, Row, address
+from bifrost.config.hosts import TABLE, Api, Kind, Row, address, beside
 from bifrost.errors import ConfigError
 
 _HEAD = b" HTTP/1.1\r\nhost: %b\r\n%baccept-encoding: identity\r\nx-request-id: "
 
 
-PATHS: dict[Api, bytes] = {"messages": b"/v1/messages", "chat": b"/chat/completions"}
+PATHS: dict[Api, bytes] = {
+    "messages": b"/v1/messages",
+    "chat": b"/chat/completions",
+    "responses": b"/responses",
+}
 
 
 class Credential(msgspec.Struct, frozen=True):
@@ -39,6 +43,7 @@ class Host:
     ) -> None:
         """Raises ConfigError where the type needs an address and none is given."""
         self.api, url = address(kind, api, base_url)
+        self._apis = beside(kind, api)
         if url is None:
             raise ConfigError(f"providers.{name}.network.base_url: needed for type {kind!r}")
         self.base_url = url
@@ -51,6 +56,10 @@ class Host:
             b"x-api-key: mock\r\n" if kind == "mock" else b""
         ]
         self._heads: dict[bytes, list[bytes]] = {}
+
+    def spoken(self, client: Api) -> Api:
+        """The API to use for clients of one: their own, or else the usual one."""
+        return client if client in self._apis else self.api
 
     def pick(self) -> int:
         """The index of a provider key, by weight."""

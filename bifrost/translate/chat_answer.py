@@ -36,6 +36,11 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
+def masked(body: bytes) -> bytes:
+    """An error as its host told it, without the names of the gateway's account there."""
+    return _ACCOUNT.sub("(hidden)", body.decode("utf-8", "replace")).encode()
+
+
 def decoded(given: bytes | str) -> Any:
     """The JSON of a host. Raises ValueError, also where it is nested without end."""
     try:

@@ -21,7 +21,9 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     """What a target's model can do and how its host deviates from the dialect's own service.
 
     ``max_output`` is the model's most output tokens (None: not known). ``reasons``: it can be told
-    how hard to think, ``extra_high``: beyond high. ``legacy_limit``: it wants
+    how hard to think, ``extra_high``: beyond high, ``adaptive``: by Claude's adaptive thinking.
+    ``forced_tools``: it can be made to call one; ``prefill``: to go on with what it is given to
+    have said. ``legacy_limit``: it wants
     ``max_tokens`` where OpenAI wants ``max_completion_tokens``. ``splits_reasoning``: its counts of
     reasoning tokens come on top of ``completion_tokens``.
     """
@@ -29,6 +31,9 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     max_output: int | None = None
     reasons: bool = False
     extra_high: bool = False
+    adaptive: bool = False
+    forced_tools: bool = True
+    prefill: bool = True
     vision: bool = True
     sampling: bool = True
     legacy_limit: bool = False
@@ -62,3 +67,14 @@ class Translation(Protocol):
 
     def stream(self, input_estimate: int) -> Stream:
         """A reader of the streamed answer; ``input_estimate`` in tokens, until usage is known."""
+
+
+class Relay(Translation, Protocol):
+    """One request whose client and backend speak the same dialect. ``answer`` and ``stream`` read
+    it into Anthropic's all the same: for the meters, which read no other."""
+
+    def shown(self, status: int, body: bytes) -> bytes:
+        """A whole answer, or an error, as the client gets it."""
+
+    def passing(self) -> Stream | None:
+        """What the client gets of a stream; None where that is every byte of it."""

@@ -1,0 +1,103 @@
+"""Crossings: an exchange with a host whose answer comes back in the client's dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bifrost._fast.client import WAKE
+from bifrost.errors import UpstreamError
+from bifrost.passage.ways import Flow, Way
+from bifrost.translate.translation import SENSELESS
+from bifrost.upstream.pool import Exchange
+
+JSON, EVENTS = b"application/json", b"text/event-stream"
+# What a client may know of the head of an answer in another dialect; the rest speaks of that.
+_KEPT = frozenset({b"retry-after", b"retry-after-ms"})
+# What names the gateway's account at its provider, what that account has left there, and the
+# provider's own number of the request, which is in the log.
+_OURS = (b"openai-organization", b"openai-project", b"x-ratelimit-", b"x-request-id")
+
+
+class Crossing:
+    """An exchange whose answer is awaited in the client's dialect; else like any exchange."""
+
+    __slots__ = ("_exchange", "_flow", "_metered", "_way", "boundary", "headers", "status")
+
+    def __init__(self, exchange: Exchange, way: Way, estimate: int, *, same: bool) -> None:
+        """``estimate``: tokens of the input, as long as the host has not counted them. ``same``:
+        client and host speak the same dialect."""
+        self._exchange = exchange
+        self._way = way
+        self._metered = b""
+        self.boundary = True  # nothing of an event is open at the client
+        self.status = exchange.status
+        streams = self.status == 200 and _type(exchange.headers).startswith(EVENTS)
+        self._flow: Flow | None = way.flow(estimate) if streams else None
+        if same:
+            self.headers = [one for one in exchange.headers if not one[0].startswith(_OURS)]
+        else:
+            self.headers = [one for one in exchange.headers if one[0] in _KEPT]
+            self.headers.append((b"content-type", EVENTS if streams else JSON))
+
+    @property
+    def complete(self) -> bool:
+        """Whether the host's answer has been read to its end."""
+        return self._exchange.complete
+
+    @property
+    def received(self) -> int:
+        """Bytes of the host's answer."""
+        return self._exchange.received
+
+    def metered(self) -> bytes:
+        """What has been read since the last time, in Anthropic's dialect: for the meters."""
+        metered, self._metered = self._metered, b""
+        return metered
+
+    async def read(self) -> bytes:
+        """The next piece in the client's dialect; ``b""`` at the end."""
+        while self._flow is not None:
+            chunk = await self._exchange.read()
+            if chunk is WAKE:
+                return chunk
+            flow = self._flow
+            if chunk:
+                shown, metered = _readable(flow.feed, chunk)
+            else:
+                self._flow = None
+                shown, metered = _readable(flow.finish)
+            self._metered += metered
+            if shown:
+                self.boundary = shown.endswith((b"\n\n", b"\r\n\r\n"))
+                return bytes(shown)
+        return b""
+
+    async def read_all(self, limit: int) -> bytes:
+        """A whole answer of at most ``limit`` bytes; it can change the status."""
+        body: bytes = await self._exchange.read_all(limit)
+        self.status, piece = _readable(self._way.answer, self.status, body)
+        self._metered = piece.metered
+        return bytes(piece.shown)
+
+    def cancel(self) -> None:
+        """Gives the answer up."""
+        self._exchange.cancel()
+
+    def wake(self) -> None:
+        """Lets a waiting ``read`` return WAKE."""
+        self._exchange.wake()
+
+
+def _readable(read: Callable[..., Any], *given: Any) -> Any:
+    """What no translator can make sense of is a broken answer, not a broken gateway."""
+    try:
+        return read(*given)
+    except SENSELESS as error:
+        raise UpstreamError(
+            f"The provider's answer cannot be understood ({error!r}).", sent=True
+        ) from error
+
+
+def _type(headers: list[tuple[bytes, bytes]]) -> bytes:
+    return next((value.lower() for name, value in headers if name == b"content-type"), b"")

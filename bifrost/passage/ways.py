@@ -1,0 +1,157 @@
+"""Ways: which translators lie between a client and a host, and what each makes of an answer.
+
+Anthropic's dialect is the one between all others, and the one that meters read: a way gives every
+piece of an answer twice, as the client gets it and as the meters do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from msgspec.structs import replace
+
+from bifrost.config.hosts import Api
+from bifrost.errors import InvalidRequest
+from bifrost.translate.anthropic_chat import AnthropicChat
+from bifrost.translate.chat_anthropic import ChatAnthropic
+from bifrost.translate.chat_chat import ChatChat
+from bifrost.translate.responses_responses import ResponsesResponses
+from bifrost.translate.translation import Relay, Stream, Traits, Translation
+
+Translator = Callable[..., Translation]
+
+# Anthropic clients on hosts of these; clients of these on Anthropic hosts; and on their own kind.
+TO_HOSTS: dict[Api, Translator] = {"chat": AnthropicChat}
+FROM_CLIENTS: dict[Api, Translator] = {"chat": ChatAnthropic}
+RELAYS: dict[Api, Callable[..., Relay]] = {"chat": ChatChat, "responses": ResponsesResponses}
+
+
+class Piece(NamedTuple):
+    """What the client gets, and the same for the meters."""
+
+    shown: bytes
+    metered: bytes
+
+
+class Flow(Protocol):
+    """An answer's stream under way, by either way of telling it."""
+
+    def feed(self, chunk: bytes) -> Piece:
+        """The next bytes from the host, cut anywhere."""
+
+    def finish(self) -> Piece:
+        """The host ended its stream."""
+
+
+class Way(Protocol):
+    """One request on its way to a host, and its answer back."""
+
+    @property
+    def body(self) -> bytes:
+        """The body for the host."""
+
+    def answer(self, status: int, body: bytes) -> tuple[int, Piece]:
+        """(status, body) of a whole answer or an error."""
+
+    def flow(self, input_estimate: int) -> Flow:
+        """A reader of the streamed answer; ``input_estimate`` in tokens."""
+
+
+def way(client: Api, host: Api, body: bytes, model: str, limit: int | None, traits: Traits) -> Way:
+    """The way of one request. Raises InvalidRequest for what the host cannot be told."""
+    if client == host:
+        return _Relayed(RELAYS[host](body, model, max_tokens=limit, traits=traits))
+    if client not in FROM_CLIENTS and client != "messages":
+        raise InvalidRequest(
+            f"The model {model!r} is on a host that is not reached from the {client.title()} API; "
+            "ask for a model of a host that has it, or use Chat Completions."
+        )
+    if host == "messages":
+        return _Rendered(FROM_CLIENTS[client](body, model, max_tokens=limit, traits=traits))
+    inner = None
+    if client != "messages":  # through Claude's words; what the host lacks, the second step knows
+        claude = replace(traits, adaptive=True, extra_high=True, forced_tools=True, prefill=True)
+        inner = FROM_CLIENTS[client](body, model, max_tokens=limit, traits=claude)
+        body = inner.body
+    return _Translated(TO_HOSTS[host](body, model, max_tokens=limit, traits=traits), inner)
+
+
+class _Relayed:
+    """Client and host speak the same: its bytes pass, and are read for the meters beside."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+        self.body = relay.body
+
+    def answer(self, status: int, body: bytes) -> tuple[int, Piece]:
+        return status, Piece(self._relay.shown(status, body), self._relay.answer(status, body)[1])
+
+    def flow(self, input_estimate: int) -> Flow:
+        return _Beside(self._relay.passing(), self._relay.stream(input_estimate))
+
+
+class _Translated:
+    """The host does not speak Anthropic's dialect; ``inner`` where the client does not either."""
+
+    def __init__(self, outer: Translation, inner: Translation | None = None) -> None:
+        self._outer, self._inner = outer, inner
+        self.body = outer.body
+
+    def answer(self, status: int, body: bytes) -> tuple[int, Piece]:
+        status, metered = self._outer.answer(status, body)
+        if self._inner is None:
+            return status, Piece(metered, metered)
+        status, shown = self._inner.answer(status, metered)
+        return status, Piece(shown, metered)
+
+    def flow(self, input_estimate: int) -> Flow:
+        inner = self._inner.stream(input_estimate) if self._inner is not None else None
+        return _Behind(self._outer.stream(input_estimate), inner)
+
+
+class _Rendered:
+    """An Anthropic host and a client that speaks something else."""
+
+    def __init__(self, inner: Translation) -> None:
+        self._inner = inner
+        self.body = inner.body
+
+    def answer(self, status: int, body: bytes) -> tuple[int, Piece]:
+        status, shown = self._inner.answer(status, body)
+        return status, Piece(shown, body)
+
+    def flow(self, input_estimate: int) -> Flow:
+        return _Behind(None, self._inner.stream(input_estimate))
+
+
+class _Beside:
+    """The host's bytes for the client, and what the meters read of the same bytes."""
+
+    def __init__(self, passing: Stream | None, meter: Stream) -> None:
+        self._passing, self._meter = passing, meter
+
+    def feed(self, chunk: bytes) -> Piece:
+        shown = chunk if self._passing is None else self._passing.feed(chunk)
+        return Piece(shown, self._meter.feed(chunk))
+
+    def finish(self) -> Piece:
+        shown = b"" if self._passing is None else self._passing.finish()
+        return Piece(shown, self._meter.finish())
+
+
+class _Behind:
+    """First what the host says in Anthropic's dialect, behind it what the client gets of that."""
+
+    def __init__(self, outer: Stream | None, inner: Stream | None) -> None:
+        self._outer, self._inner = outer, inner
+
+    def feed(self, chunk: bytes) -> Piece:
+        metered = chunk if self._outer is None else self._outer.feed(chunk)
+        return Piece(metered if self._inner is None else self._inner.feed(metered), metered)
+
+    def finish(self) -> Piece:
+        metered = b"" if self._outer is None else self._outer.finish()
+        if self._inner is None:
+            return Piece(metered, metered)
+        return Piece(self._inner.feed(metered) + self._inner.finish(), metered)

@@ -1,0 +1,144 @@
+"""Responses clients on hosts that speak Responses: the body passes but for what the gateway must
+set, and but for OpenAI's own search of the web, whose cost no reservation bounds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from bifrost.errors import InvalidRequest
+from bifrost.translate.chat_answer import BYTES_A_TOKEN, broken, decoded, guessed, masked
+from bifrost.translate.chat_answer import message as begun
+from bifrost.translate.chat_stream import MOST_LINE
+from bifrost.translate.translation import SENSELESS, Stream, Traits
+
+Json = dict[str, Any]
+
+LIMIT = "max_output_tokens"
+_ENDS = ("response.completed", "response.incomplete", "response.failed")
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+
+class ResponsesResponses:
+    """One request and its answer; see ``translation.Relay``."""
+
+    def __init__(self, body: bytes, model: str, *, max_tokens: int | None, traits: Traits) -> None:
+        """Raises InvalidRequest where the body is no JSON object."""
+        self._model = model
+        self._estimate = int(len(body) / BYTES_A_TOKEN)
+        try:
+            members = _members(body)
+            changes: Json = {}
+            if _decode(members["model"]) != model:
+                changes["model"] = model
+            if max_tokens:
+                changes[LIMIT] = max_tokens
+            tools = _decode(members.get("tools", b"null")) or []
+            kept = [tool for tool in tools if not str(tool.get("type")).startswith("web_search")]
+            if len(kept) < len(tools):
+                changes["tools"] = kept
+        except SENSELESS as error:
+            raise InvalidRequest(
+                f"The request body is not a Responses request: {error!r}"
+            ) from None
+        # What was governed is what is sent: a field that was given twice is there once.
+        self.body = _encode(members | changes)
+
+    def answer(self, status: int, body: bytes) -> tuple[int, bytes]:
+        """(status, body) with the usage in Anthropic's words, for the meters."""
+        told = decoded(body) if status < 400 else {}
+        made = len(_encode(told.get("output"))) if status < 400 else 0
+        used = _counted(told.get("usage"), self._estimate, made)
+        return status, _encode({"type": "message", "usage": used})
+
+    def shown(self, status: int, body: bytes) -> bytes:
+        """The answer as it came; of an error, account names are hidden."""
+        return body if status < 400 else masked(body)
+
+    def stream(self, input_estimate: int) -> ResponsesMeter:
+        """A reader of the streamed answer, for the meters."""
+        return ResponsesMeter(self._model, input_estimate)
+
+    def passing(self) -> Stream | None:
+        """Every byte passes."""
+        return None
+
+
+class ResponsesMeter:
+    """Reads a stream of Responses into the events of Anthropic's that meters go by: its beginning,
+    how much it says, its usage and its end."""
+
+    def __init__(self, model: str, input_estimate: int) -> None:
+        self._model, self._estimate = model, max(1, input_estimate)
+        self._rest = b""
+        self._made = 0
+        self._started = self._over = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The next bytes from the host, cut anywhere."""
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        if len(self._rest) > MOST_LINE:
+            raise ValueError("a line without an end")
+        told = [self._told(decoded(line[5:])) for line in lines if line.startswith(b"data:")]
+        return b"".join(told)
+
+    def finish(self) -> bytes:
+        """Nothing: a stream that was cut short gets no end."""
+        return b""
+
+    def _told(self, event: Json) -> bytes:
+        kind = str(event.get("type"))
+        made = b""
+        if not self._started:
+            self._started = True
+            shell = begun(None, self._model, guessed(self._estimate, 0))
+            made = _event("message_start", message=shell)
+        if self._over:
+            return made
+        if kind.endswith(".delta") and isinstance(event.get("delta"), str):
+            self._made += len(event["delta"].encode("utf-8", "replace"))
+            delta = {"type": "text_delta", "text": event["delta"]}
+            return made + _event("content_block_delta", index=0, delta=delta)
+        if kind in _ENDS:
+            return made + self._end(kind, event["response"])
+        if kind == "error":
+            self._over = True
+            return made + _event("error", error=broken(event))
+        return made
+
+    def _end(self, kind: str, response: Json) -> bytes:
+        self._over = True
+        failed = kind == "response.failed"
+        made = b""
+        if response.get("usage") or not failed:
+            used = _counted(response.get("usage"), self._estimate, self._made)
+            made = _event("message_delta", delta={"stop_reason": "end_turn"}, usage=used)
+        if failed:
+            return made + _event("error", error=broken(response))
+        return made + _event("message_stop")
+
+
+def _counted(told: Json | None, input_estimate: int, output_bytes: int) -> Json:
+    """The host's usage in Anthropic's disjoint buckets, in tokens; by size where it counts none."""
+    guess = guessed(input_estimate, output_bytes)
+    if not told:
+        return guess
+    given = told.get("input_tokens_details") or {}
+    read, wrote = given.get("cached_tokens") or 0, given.get("cache_write_tokens") or 0
+    thought = (told.get("output_tokens_details") or {}).get("reasoning_tokens") or 0
+    whole = told.get("input_tokens") or guess["input_tokens"]
+    return {
+        "input_tokens": max(0, whole - read - wrote),
+        "cache_read_input_tokens": read,
+        "cache_creation_input_tokens": wrote,
+        "output_tokens": told.get("output_tokens") or guess["output_tokens"],
+        "output_tokens_details": {"thinking_tokens": thought},
+    }
+
+
+def _event(name: str, **fields: Any) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), _encode({"type": name, **fields}))
