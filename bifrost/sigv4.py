@@ -6,11 +6,18 @@ import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote
 
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 _UNRESERVED = "-._~"
+# What hops and tracing on the way may change: sent, but not signed.
+_UNSIGNED = frozenset({
+    "baggage", "connection", "expect", "keep-alive", "proxy-authenticate", "proxy-authorization",
+    "te", "traceparent", "tracestate", "trailer", "transfer-encoding", "upgrade", "user-agent",
+    "x-amzn-trace-id",
+})  # fmt: skip
 
 
 class Credentials(NamedTuple):
@@ -48,9 +55,10 @@ def signed_headers(
     service: str,
     now: datetime | None = None,
 ) -> dict[str, str]:
-    """The headers to send: those given, ``host``, and the ones that sign all of them.
+    """The headers to send: those given, ``host``, and the ones that sign them, names in lower case.
 
-    ``path`` is as it is sent, percent-encoded; services other than s3 sign it encoded once more.
+    ``path`` is as it is sent, percent-encoded; services other than s3 sign it without empty and
+    dot segments and encoded once more, so that a ``:`` and a ``%3A`` are both fine.
     ``body_sha256`` is in hex, or what a service allows in its place. ``now`` has a time zone.
     """
     moment = (now or datetime.now(UTC)).astimezone(UTC)
@@ -61,20 +69,39 @@ def signed_headers(
         sent["x-amz-content-sha256"] = body_sha256
     if credentials.token:
         sent["x-amz-security-token"] = credentials.token
-    names = ";".join(sorted(sent))
-    lines = "".join(f"{name}:{' '.join(sent[name].split())}\n" for name in sorted(sent))
-    signed_path = path if service == "s3" else escaped(path)
+    signed = sorted(sent.keys() - _UNSIGNED)
+    names = ";".join(signed)
+    lines = "".join(f"{name}:{' '.join(sent[name].split())}\n" for name in signed)
+    signed_path = path if service == "s3" else escaped(_plain(path))
     canonical = (
         f"{method}\n{signed_path or '/'}\n{query_text(query)}\n{lines}\n{names}\n{body_sha256}"
     )
     scope = f"{day}/{region}/{service}/aws4_request"
     digest = hashlib.sha256(canonical.encode()).hexdigest()
-    key = f"AWS4{credentials.secret_access_key}".encode()
-    for part in (day, region, service, "aws4_request"):
-        key = hmac.digest(key, part.encode(), "sha256")
+    key = _day_key(credentials.secret_access_key, day, region, service)
     signature = hmac.digest(key, f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{digest}".encode(), "sha256")
     sent["authorization"] = (
         f"AWS4-HMAC-SHA256 Credential={credentials.access_key_id}/{scope}, "
         f"SignedHeaders={names}, Signature={signature.hex()}"
     )
     return sent
+
+
+@lru_cache(maxsize=64)
+def _day_key(secret: str, day: str, region: str, service: str) -> bytes:
+    """What signs all requests of a day."""
+    key = f"AWS4{secret}".encode()
+    for part in (day, region, service, "aws4_request"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    return key
+
+
+def _plain(path: str) -> str:
+    """A path without empty and dot segments."""
+    kept: list[str] = []
+    for segment in path.split("/"):
+        if segment == "..":
+            kept = kept[:-1]
+        elif segment not in ("", "."):
+            kept.append(segment)
+    return "/" + "/".join(kept) + ("/" if kept and path.endswith("/") else "")

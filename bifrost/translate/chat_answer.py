@@ -153,11 +153,11 @@ def _blocks(said: Json, names: Names) -> list[Json]:
             blocks.append(block | {"signature": SIGNATURE} if kind == "thinking" else block)
     for call in said.get("tool_calls") or ():
         arguments = call["function"].get("arguments") or "{}"
-        blocks.append(tool_use(call, names) | {"input": _input(arguments)})
+        blocks.append(tool_use(call, names) | {"input": tool_input(arguments)})
     return blocks
 
 
-def _input(arguments: str) -> object:
+def tool_input(arguments: str) -> Json:
     """What a call is given; what is no JSON object reaches the tool, which refuses it."""
     try:
         given = decoded(arguments)
@@ -182,10 +182,15 @@ def failure(status: int, told: object) -> tuple[int, Json]:
 
 def broken(told: Json) -> Json:
     """The error of a stream that a host ends with one."""
+    return given_up(told)[1]
+
+
+def given_up(told: Json) -> tuple[int, Json]:
+    """(status, error) of an answer that its host began and ends with an error."""
     error = _error(told)
     found = (_status(error.get(key)) for key in ("code", "status", "type"))
     status = next((status for status in found if status), 500)
-    return failure(400 if _TOO_LONG.search(str(error)) else status, told)[1]
+    return failure(400 if _TOO_LONG.search(str(error)) else status, told)
 
 
 def _error(told: object) -> Json:

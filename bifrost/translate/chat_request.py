@@ -8,7 +8,7 @@ fields that Chat has no word for. Refused: what only Claude's own service runs o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import Any
 
@@ -20,7 +20,7 @@ from bifrost.translate.translation import Traits
 Json = dict[str, Any]
 
 _BILLING = "x-anthropic-billing-header"
-_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _HELD = ("container", "fallbacks", "mcp_servers", "thread")  # what only Claude's service can do
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _NO_NAME = re.compile(r"[^a-zA-Z0-9_-]")
@@ -59,11 +59,9 @@ def request(asked: Json, model: str, names: Names, max_tokens: int | None, trait
 
     Raises InvalidRequest for what Chat cannot be told.
     """
-    for field in _HELD:
-        if asked.get(field):
-            raise InvalidRequest(f"{field}: the model {model!r} cannot be asked for this.")
+    refuse_held(asked, model)
     messages: list[Json] = []
-    system = _text(asked.get("system") or ())
+    system = prose(asked.get("system") or ())
     if system:
         messages.append({"role": "system", "content": system})
     for turn in asked["messages"]:
@@ -79,9 +77,9 @@ def request(asked: Json, model: str, names: Names, max_tokens: int | None, trait
         wanted["stop"] = stops
     if traits.sampling:
         wanted |= {k: asked[k] for k in ("temperature", "top_p") if asked.get(k) is not None}
-    effort = _effort(asked, traits)
-    if effort:
-        wanted["reasoning_effort"] = effort
+    hard = effort(asked, traits)
+    if hard:
+        wanted["reasoning_effort"] = hard
     form = (asked.get("output_config") or {}).get("format") or {}
     if form.get("type") == "json_schema":
         schema = {"name": "answer", "schema": form["schema"]}
@@ -93,41 +91,52 @@ def request(asked: Json, model: str, names: Names, max_tokens: int | None, trait
     return wanted
 
 
-def _effort(asked: Json, traits: Traits) -> str | None:
+def refuse_held(asked: Json, model: str) -> None:
+    """Raises InvalidRequest for what only Claude's own service can do."""
+    for field in _HELD:
+        if asked.get(field):
+            raise InvalidRequest(f"{field}: the model {model!r} cannot be asked for this.")
+
+
+def effort(asked: Json, traits: Traits) -> str | None:
     """How hard to think: what the last turn says, else the request, else its thinking budget."""
     if not traits.reasons:
         return None
     said = [asked, *(turn for turn in asked["messages"] if turn["role"] == "system")]
     efforts = [(one.get("output_config") or {}).get("effort") for one in said]
-    effort = next((one for one in reversed(efforts) if one), None)
+    found = next((one for one in reversed(efforts) if one), None)
     budget = (asked.get("thinking") or {}).get("budget_tokens")
-    if effort is None and budget:
-        effort = next((name for most, name in _BUDGETS if budget < most), "high")
-    if effort in ("max", "xhigh"):
+    if found is None and budget:
+        found = next((name for most, name in _BUDGETS if budget < most), "high")
+    if found in ("max", "xhigh"):
         return "xhigh" if traits.extra_high else "high"
-    return effort
+    return found
 
 
-def _text(given: str | Iterable[Json]) -> str:
+def prose(given: str | Iterable[Json]) -> str:
+    """The text of a system prompt or turn, without the line that changes with every session."""
     texts = [given] if isinstance(given, str) else [block["text"] for block in given]
     return "\n\n".join(text for text in texts if not text.startswith(_BILLING))
 
 
-def _tools(asked: Json, names: Names) -> Json:
-    tools = []
+def functions(asked: Json, names: Names) -> Iterator[Json]:
+    """The tools as functions. Raises InvalidRequest for one that only Claude's service runs."""
     for tool in asked["tools"]:
         if (tool.get("type") or "custom") != "custom":
             raise InvalidRequest(f"Tool {tool['type']!r} runs only on Claude's own service.")
         function = {"name": names.to(tool["name"]), "parameters": tool["input_schema"]}
-        function |= {key: tool[key] for key in ("description", "strict") if tool.get(key)}
-        tools.append({"type": "function", "function": function})
+        yield function | {key: tool[key] for key in ("description", "strict") if tool.get(key)}
+
+
+def _tools(asked: Json, names: Names) -> Json:
+    tools = [{"type": "function", "function": one} for one in functions(asked, names)]
     wanted: Json = {"tools": tools}
     choice = asked.get("tool_choice") or {}
     if choice.get("type") == "tool":
         named = {"name": names.to(choice["name"])}
         wanted["tool_choice"] = {"type": "function", "function": named}
     elif choice:
-        wanted["tool_choice"] = _CHOICES[choice["type"]]
+        wanted["tool_choice"] = CHOICES[choice["type"]]
     if choice.get("disable_parallel_tool_use"):
         wanted["parallel_tool_calls"] = False
     return wanted
@@ -136,14 +145,19 @@ def _tools(asked: Json, names: Names) -> Json:
 def _turn(turn: Json, names: Names, traits: Traits) -> list[Json]:
     role, content = turn["role"], turn["content"]
     if role == "system":
-        return [{"role": "system", "content": _text(content)}]
-    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    return [_assistant(blocks, names)] if role == "assistant" else _user(blocks, names, traits)
+        return [{"role": "system", "content": prose(content)}]
+    told = blocks(content)
+    return [_assistant(told, names)] if role == "assistant" else _user(told, names, traits)
 
 
-def _assistant(blocks: list[Json], names: Names) -> Json:
+def blocks(content: str | list[Json]) -> list[Json]:
+    """A content as blocks, which can be a bare text."""
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _assistant(told: list[Json], names: Names) -> Json:
     texts, calls = [], []
-    for block in blocks:
+    for block in told:
         kind = block["type"]
         if kind == "text":
             texts.append(block["text"])
@@ -152,40 +166,44 @@ def _assistant(blocks: list[Json], names: Names) -> Json:
             function = {"name": names.to(block["name"]), "arguments": arguments}
             calls.append({"id": call_id(block["id"]), "type": "function", "function": function})
         elif kind not in ("thinking", "redacted_thinking"):
-            raise _untold(kind)
+            raise untold(kind)
     said: Json = {"role": "assistant", "content": "".join(texts) or (None if calls else "")}
     return said | {"tool_calls": calls} if calls else said
 
 
-def _user(blocks: list[Json], names: Names, traits: Traits) -> list[Json]:
+def _user(told: list[Json], names: Names, traits: Traits) -> list[Json]:
     """Results first, each its own message; what is no text in them goes into the one behind."""
     results: list[Json] = []
-    parts: list[Json] = []
-    for block in blocks:
+    behind: list[Json] = []
+    for block in told:
         if block["type"] == "tool_result":
-            results.append(_result(block, parts, names, traits))
+            results.append(_result(block, behind, names, traits))
         else:
-            parts += _parts(block, traits)
-    return [*results, {"role": "user", "content": parts}] if parts else results
+            behind += parts(block, traits)
+    return [*results, {"role": "user", "content": behind}] if behind else results
 
 
-def _result(block: Json, parts: list[Json], names: Names, traits: Traits) -> Json:
-    inner = block.get("content") or ()
-    inner = [{"type": "text", "text": inner}] if isinstance(inner, str) else inner
+def _result(block: Json, behind: list[Json], names: Names, traits: Traits) -> Json:
     texts = []
-    for one in inner:
-        if one["type"] == "tool_reference":
-            texts.append(f"The tool {names.to(one['tool_name'])} can be used now.")
-            continue
-        for part in _parts(one, traits):
-            texts.append(part["text"]) if part["type"] == "text" else parts.append(part)
+    for part in result_parts(block, names, traits):
+        texts.append(part["text"]) if part["type"] == "text" else behind.append(part)
     text = "\n".join(texts)
     if block.get("is_error"):
         text = f"Error: {text}"
     return {"role": "tool", "tool_call_id": call_id(block["tool_use_id"]), "content": text}
 
 
-def _parts(block: Json, traits: Traits) -> list[Json]:
+def result_parts(block: Json, names: Names, traits: Traits) -> Iterator[Json]:
+    """The content of a tool's result as parts of a message."""
+    for one in blocks(block.get("content") or []):
+        if one["type"] == "tool_reference":
+            found = names.to(one["tool_name"])
+            yield {"type": "text", "text": f"The tool {found} can be used now."}
+        else:
+            yield from parts(one, traits)
+
+
+def parts(block: Json, traits: Traits) -> list[Json]:
     """A block of a user's turn as parts of a message."""
     kind, source = block["type"], block.get("source") or {}
     form = source.get("type") if isinstance(source, dict) else None
@@ -195,21 +213,20 @@ def _parts(block: Json, traits: Traits) -> list[Json]:
         url = source["url"] if form == "url" else _data(source)
         return [{"type": "image_url", "image_url": {"url": url}}]
     if kind == "document" and form == "text":
-        return [{"type": "text", "text": "\n".join([*_titled(block), source["data"]])}]
+        return [{"type": "text", "text": "\n".join([*titled(block), source["data"]])}]
     if kind == "document" and form == "base64":
         name = block.get("title") or "document.pdf"
         return [{"type": "file", "file": {"filename": name, "file_data": _data(source)}}]
     if kind == "document" and form == "content":
-        inner = source["content"]
-        inner = [{"type": "text", "text": inner}] if isinstance(inner, str) else inner
-        return [part for one in inner for part in _parts(one, traits)]
+        return [part for one in blocks(source["content"]) for part in parts(one, traits)]
     if kind == "search_result":
         texts = [one["text"] for one in block["content"]]
-        return [{"type": "text", "text": "\n".join([*_titled(block), *texts])}]
-    raise _untold(kind)
+        return [{"type": "text", "text": "\n".join([*titled(block), *texts])}]
+    raise untold(kind)
 
 
-def _titled(block: Json) -> list[str]:
+def titled(block: Json) -> list[str]:
+    """The line above a document's text, if it has a title."""
     return [block["title"]] if block.get("title") else []
 
 
@@ -217,7 +234,8 @@ def _data(source: Json) -> str:
     return f"data:{source['media_type']};base64,{source['data']}"
 
 
-def _untold(kind: str) -> InvalidRequest:
+def untold(kind: str) -> InvalidRequest:
+    """What is wrong with a block of that type."""
     return InvalidRequest(f"This model cannot be told a block of type {kind!r}.")
 
 

@@ -22,20 +22,20 @@ from bifrost.translate.translation import Traits
 
 Json = dict[str, Any]
 MOST_LINE = 16 << 20  # bytes of a line; a longer one is no chunk
-_OPENS: dict[str, Json] = {
+OPENS: dict[str, Json] = {
     "thinking": {"type": "thinking", "thinking": "", "signature": ""},
     "text": {"type": "text", "text": ""},
 }
 # What most of a stream is made of, put together without an object.
-_DELTA = (
+DELTA = (
     b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,'
     b'"delta":{"type":"%b","%b":%b}}\n\n'
 )
-_DELTAS: dict[str | int, tuple[bytes, bytes]] = {
+DELTAS: dict[str | int, tuple[bytes, bytes]] = {
     "text": (b"text_delta", b"text"),
     "thinking": (b"thinking_delta", b"thinking"),
 }
-_CALL = (b"input_json_delta", b"partial_json")
+CALL = (b"input_json_delta", b"partial_json")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -84,12 +84,12 @@ class ChatStream:
         told = decoded(data)
         if told.get("error"):
             self._over = True
-            out.append(_event("error", error=broken(told)))
+            out.append(event("error", error=broken(told)))
             return
         if not self._started:
             self._started = True
             begun = message(told.get("id"), self._model, guessed(self._estimate, 0))
-            out.append(_event("message_start", message=begun))
+            out.append(event("message_start", message=begun))
         self._used = told.get("usage") or (told.get("x_groq") or {}).get("usage") or self._used
         for choice in (told.get("choices") or ())[:1]:
             self._reason = choice.get("finish_reason") or self._reason
@@ -128,22 +128,22 @@ class ChatStream:
             self._close(out)
             self._open = key
             self._index += 1
-            block = self._calls[key] if isinstance(key, int) else _OPENS[key]
-            out.append(_event("content_block_start", index=self._index, content_block=block))
+            block = self._calls[key] if isinstance(key, int) else OPENS[key]
+            out.append(event("content_block_start", index=self._index, content_block=block))
         self._made += len(text.encode("utf-8", "replace"))
         if text:
             self._say(key, text, out)
 
     def _say(self, key: str | int, text: str, out: list[bytes]) -> None:
-        kind, name = _DELTAS.get(key, _CALL)
-        out.append(_DELTA % (self._index, kind, name, _encode(text)))
+        kind, name = DELTAS.get(key, CALL)
+        out.append(DELTA % (self._index, kind, name, _encode(text)))
 
     def _close(self, out: list[bytes]) -> None:
         if self._open == "thinking":
             signed = {"type": "signature_delta", "signature": SIGNATURE}
-            out.append(_event("content_block_delta", index=self._index, delta=signed))
+            out.append(event("content_block_delta", index=self._index, delta=signed))
         if self._open is not None:
-            out.append(_event("content_block_stop", index=self._index))
+            out.append(event("content_block_stop", index=self._index))
         self._open = None
 
     def _end(self, out: list[bytes]) -> None:
@@ -155,9 +155,10 @@ class ChatStream:
         reason = stop_reason(self._reason, called=bool(self._calls), refused=self._refused)
         used = counted(self._used, self._traits, self._estimate, self._made)
         delta = {"stop_reason": reason, "stop_sequence": None}
-        out.append(_event("message_delta", delta=delta, usage=used))
-        out.append(_event("message_stop"))
+        out.append(event("message_delta", delta=delta, usage=used))
+        out.append(event("message_stop"))
 
 
-def _event(name: str, **fields: Any) -> bytes:
+def event(name: str, **fields: Any) -> bytes:
+    """An event of Anthropic's."""
     return b"event: %b\ndata: %b\n\n" % (name.encode(), _encode({"type": name, **fields}))

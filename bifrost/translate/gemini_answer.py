@@ -1,0 +1,167 @@
+"""Answers of Gemini's generateContent, whole ones and errors, as Anthropic's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from bifrost.translate import chat_answer
+from bifrost.translate.chat_answer import decoded, guessed, message, tool_use
+from bifrost.translate.chat_request import Names
+from bifrost.translate.gemini_request import SIGNED, signed
+
+Json = dict[str, Any]
+
+_STOPS = {
+    **{"STOP": "end_turn", "MAX_TOKENS": "max_tokens", "CONTINUATION": "max_tokens"},
+    **dict.fromkeys(
+        ("SAFETY", "RECITATION", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "MODEL_ARMOR",
+         "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "ESCALATION",
+         "PUP_LIMITED_DISABLED"),
+        "refusal",
+    ),
+}  # fmt: skip
+_STATUSES = {"INVALID_ARGUMENT": 400, "FAILED_PRECONDITION": 400, "OUT_OF_RANGE": 400,
+             "UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403, "NOT_FOUND": 404,
+             "RESOURCE_EXHAUSTED": 429, "UNAVAILABLE": 503, "DEADLINE_EXCEEDED": 504}  # fmt: skip
+_TOO_LONG = re.compile(r"input token count.*(?:exceeds|supports)", re.I | re.S)
+# What names the gateway's account there, which is none of the client's business.
+_ACCOUNT = re.compile(
+    r"\b(?:projects?|organizations?|folders|billingAccounts)[/=][\w.:-]*\w|"
+    r"\bproject(?:[ _](?:number|id))?[: ]+['\"`]?[\w.:-]*\d[\w.:-]*\b|"
+    r"\bresource project [\w.:-]*\w|\bAIza[\w-]{10,}|[\w.-]+@[\w.-]+\.gserviceaccount\.com"
+)
+_encode = msgspec.json.Encoder().encode
+
+
+class Piece(NamedTuple):
+    """What one part of an answer says: text of a kind, or a call with its signature."""
+
+    kind: str  # "thinking", "text" or "tool_use"
+    text: str
+    call: Json | None = None
+    signature: str = ""  # as the client carries it
+
+
+def pieces(candidate: Json, names: Names) -> Iterator[Piece]:
+    """What the parts of a candidate say. Signatures of other parts than calls are dropped: Gemini
+    does not ask for them, and on any other part than their own it would refuse them."""
+    for part in (candidate.get("content") or {}).get("parts") or ():
+        call, text = part.get("functionCall"), part.get("text")
+        if call:
+            block = tool_use({"id": call.get("id"), "function": call}, names)
+            signature = part.get("thoughtSignature")
+            carried = signed(signature, block["id"]) if signature else ""
+            yield Piece("tool_use", "", block | {"input": call.get("args") or {}}, carried)
+        elif text:
+            yield Piece("thinking" if part.get("thought") else "text", text)
+
+
+def redacted(signature: str) -> Json:
+    """The block that carries the signature of a call without thoughts before it."""
+    return {"type": "redacted_thinking", "data": signature}
+
+
+def blocked(told: Json) -> str | None:
+    """Why an answer holds no candidate: its prompt was refused."""
+    reason = (told.get("promptFeedback") or {}).get("blockReason")
+    return "SAFETY" if reason and not told.get("candidates") else None
+
+
+def stop_reason(told: str, *, called: bool) -> str | None:
+    """Anthropic's reason; None where Gemini gave its answer up, as for a call it garbled."""
+    found = _STOPS.get(told)
+    return "tool_use" if called and found == "end_turn" else found
+
+
+def given_up(reason: str) -> Json:
+    """The error of an answer that Gemini gave up."""
+    return {"type": "api_error", "message": f"The model could not finish its answer: {reason}."}
+
+
+def counted(told: Json | None, input_estimate: int, output_bytes: int) -> Json:
+    """The host's usage in Anthropic's disjoint buckets, in tokens.
+
+    What the host did not count, or counts as nothing although it is there, is guessed by size.
+    """
+    guess = guessed(input_estimate, output_bytes)
+    if not told:
+        return guess
+    cached, thought = (told.get(f"{kind}TokenCount") or 0 for kind in ("cachedContent", "thoughts"))
+    fresh = max(0, (told.get("promptTokenCount") or 0) - cached)
+    used = fresh + (told.get("toolUsePromptTokenCount") or 0)
+    output = (told.get("candidatesTokenCount") or 0) + thought
+    return {
+        "input_tokens": used if told.get("promptTokenCount") else guess["input_tokens"],
+        "cache_read_input_tokens": cached,
+        "cache_creation_input_tokens": 0,
+        "output_tokens": output or guess["output_tokens"],
+        "output_tokens_details": {"thinking_tokens": thought},
+    }
+
+
+def answer(
+    status: int, body: bytes, model: str, names: Names, input_estimate: int
+) -> tuple[int, bytes]:
+    """(status, body) of a whole answer or an error for the client, who asked for ``model``."""
+    try:
+        told = decoded(body)
+    except ValueError:
+        told = {}
+    refused = blocked(told) if status < 400 and isinstance(told, dict) else None
+    if status >= 400 or not isinstance(told, dict) or not (told.get("candidates") or refused):
+        status, error = failure(status if status >= 400 else 502, told)
+        return status, _encode({"type": "error", "error": error})
+    candidate = {"finishReason": refused} if refused else told["candidates"][0]
+    blocks = _blocks(candidate, names)
+    called = any(block["type"] == "tool_use" for block in blocks)
+    said = candidate.get("finishReason") or "STOP"
+    reason = stop_reason(said, called=called)
+    if reason is None:
+        return 502, _encode({"type": "error", "error": given_up(said)})
+    size = len(_encode(blocks)) if blocks else 0
+    used = counted(told.get("usageMetadata"), input_estimate, size)
+    whole = message(told.get("responseId"), model, used)
+    return status, _encode(whole | {"content": blocks, "stop_reason": reason})
+
+
+def _blocks(candidate: Json, names: Names) -> list[Json]:
+    blocks: list[Json] = []
+    last = ""
+    for kind, text, call, signature in pieces(candidate, names):
+        if call:
+            if signature and last == "thinking":
+                blocks[-1]["signature"] = signature
+            elif signature:
+                blocks.append(redacted(signature))
+            blocks.append(call)
+        elif kind == last:
+            blocks[-1][kind] += text
+        else:
+            block = {"type": kind, kind: text}
+            blocks.append(block | {"signature": SIGNED} if kind == "thinking" else block)
+        last = kind
+    return blocks
+
+
+def failure(status: int, told: object) -> tuple[int, Json]:
+    """(status, error) in Anthropic's words; a prompt that is too long makes an agent compact."""
+    told = told[0] if isinstance(told, list) and told else told
+    status, error = chat_answer.failure(status, told)
+    text = _ACCOUNT.sub("(hidden)", error["message"])
+    if status == 400 and _TOO_LONG.search(text) and not text.startswith("prompt is too long"):
+        text = f"prompt is too long: {text}"
+    return status, error | {"message": text}
+
+
+def broken(told: Json) -> Json:
+    """The error of a stream that a host ends with one."""
+    error = told.get("error")
+    error = error if isinstance(error, dict) else {}
+    code = error.get("code")
+    if not isinstance(code, int) or not 400 <= code < 600:
+        code = _STATUSES.get(str(error.get("status")), 500)
+    return failure(code, told)[1]
