@@ -209,8 +209,7 @@ class Governor:
         if scan.fields:
             check_fields(grant.key, scan.fields)
         lane = call.lane = self.current().find(grant, scan.model)
-        if scan.max_tokens is None and not call.output_limit:
-            call.output_limit = lane.price.max_output_tokens or USUAL_OUTPUT
+        self._limit(call, lane)
         if scan.fields:
             unknown = lane.price.supports(scan.service_tier, scan.speed, scan.inference_geo)
             if unknown is not None:
@@ -220,6 +219,19 @@ class Governor:
                 )
         amount, input_tokens, output_tokens = self._worst(call, lane)
         self.desk.hold(call, lane, amount, input_tokens, output_tokens, since)
+
+    @staticmethod
+    def _limit(call: Call, lane: Lane) -> None:
+        """Limits the output of a call whose client names no limit, or one that its host refuses as
+        too low: what is reserved must be what is asked for."""
+        if call.output_limit:
+            return
+        asked = call.scan.max_tokens
+        if asked is None:
+            call.output_limit = lane.price.max_output_tokens or USUAL_OUTPUT
+        elif not lane.direct:
+            least = lane.passage.least_output(call.dialect.api if call.dialect else "messages")
+            call.output_limit = least if asked < least else 0
 
     @staticmethod
     def _worst(call: Call, lane: Lane) -> tuple[int, int, int]:

@@ -13,6 +13,7 @@ from bifrost._fast.density import Densities, Density
 from bifrost._fast.desk import LaneBase
 from bifrost._fast.meters import Meter
 from bifrost.audit import events
+from bifrost.config.hosts import Api
 from bifrost.errors import ModelNotFound, ModelUnpriced, Refusal
 from bifrost.governance.admission import check_model
 from bifrost.identify import Grant
@@ -186,10 +187,15 @@ class Lanes:
                 self._goals.clear()
             density = self.densities.find(host.name, model)
             meter = self.meters.meter("model", host.name, model)
-            passage = Passage(host, origin, model, self._traits(host, model, price))
+            only: Api | None = "responses" if self._responds(host, model) else None
+            passage = Passage(host, origin, model, self._traits(host, model, price), only)
             goal = Goal(host, model, price, density, meter, passage)
             self._goals[host.name, model] = goal
         return goal
+
+    def _responds(self, host: Host, model: str) -> bool:
+        """Whether the model is served by the Responses API alone."""
+        return self.catalogue.mode(host.kind, model) == "responses"
 
     def _traits(self, host: Host, model: str, price: Price) -> Traits:
         """What a translator must know; what the catalogue does not know is not held against it."""

@@ -154,7 +154,7 @@ def test_a_search_of_the_web_is_taken_out_of_a_request(
     [
         ({"background": True}, "invalid_prompt"),
         ({"tools": [{"type": "code_interpreter"}]}, "invalid_prompt"),
-        ({"model": CLAUDE}, "invalid_request"),
+        ({"model": CLAUDE, "previous_response_id": "resp_1"}, "invalid_request"),
     ],
 )
 def test_responses_that_cannot_be_bounded_or_translated_are_refused(

@@ -1,11 +1,13 @@
-"""Anthropic clients on hosts that speak OpenAI's Chat: served and metered like any other."""
+"""Anthropic clients on hosts of other dialects: served and metered like any other."""
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import anthropic
 import httpx
@@ -21,24 +23,46 @@ from tests.running import (
     message,
 )
 
-MODEL = "gpt-5.1"
 INPUT, OUTPUT = 1_234, 321
-COST = Decimal(INPUT * 1_250 + OUTPUT * 10_000) / 10**9  # USD, at the prices of gpt-5.1
+COST = Decimal(INPUT * 1_250 + OUTPUT * 10_000) / 10**9  # USD, at the prices of all three models
 PAYERS = ("keys:alice-dev", "users:alice", "teams:core", "customers:acme")
+SECRET = "sk-host-secret"
 
 
-def mapped(upstream: str, **key: Any) -> dict[str, Any]:
-    """The Sonnet tier on a host of type openai."""
+class Kind(NamedTuple):
+    """A kind of host: provider type and API, a model of it, and how a request reaches it."""
+
+    type: str
+    api: str
+    model: str
+    base: str
+    path: str
+    streamed: str
+    header: tuple[str, str] = ("authorization", f"Bearer {SECRET}")
+
+
+CHAT = Kind("openai", "chat", "gpt-5.1", "/v1", "/v1/chat/completions", "/v1/chat/completions")
+RESPONSES = Kind("openai", "responses", "gpt-5.1-codex", "/v1", "/v1/responses", "/v1/responses")
+_GEMINI = "/v1beta/models/gemini-2.5-pro"
+GEMINI = Kind(
+    "gemini", "gemini", "gemini-2.5-pro", "/v1beta", f"{_GEMINI}:generateContent",
+    f"{_GEMINI}:streamGenerateContent?alt=sse", ("x-goog-api-key", SECRET),
+)  # fmt: skip
+KINDS = [CHAT, RESPONSES, GEMINI]
+
+
+def mapped(upstream: str, kind: Kind = CHAT, **key: Any) -> dict[str, Any]:
+    """The Sonnet tier on a host of that kind."""
     config = configuration(upstream, **key)
     config["providers"] = {
-        "openai": {
-            "type": "openai",
-            "api": "chat",
-            "keys": [{"name": "main", "value": "sk-openai-secret"}],
-            "network": {"base_url": f"{upstream}/v1"},
+        kind.type: {
+            "type": kind.type,
+            "api": kind.api,
+            "keys": [{"name": "main", "value": SECRET}],
+            "network": {"base_url": upstream + kind.base},
         }
     }
-    config["models"] = {"claude-sonnet-*": [{"provider": "openai", "model": MODEL}]}
+    config["models"] = {"claude-sonnet-*": [{"provider": kind.type, "model": kind.model}]}
     return config
 
 
@@ -50,9 +74,16 @@ def mock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMock]:
     running.stop()
 
 
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.api)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Each kind of host in turn."""
+    found: Kind = request.param
+    return found
+
+
 @pytest.fixture
-def gateway(mock: RunningMock, tmp_path: Path) -> Iterator[RunningGateway]:
-    running = RunningGateway(tmp_path, mapped(mock.url))
+def gateway(mock: RunningMock, kind: Kind, tmp_path: Path) -> Iterator[RunningGateway]:
+    running = RunningGateway(tmp_path, mapped(mock.url, kind))
     yield running
     running.stop()
 
@@ -66,27 +97,27 @@ def settled(gateway: RunningGateway) -> Decimal:
 
 
 def test_an_answer_is_anthropic_and_metered_to_the_nano_dollar(
-    gateway: RunningGateway, mock: RunningMock
+    gateway: RunningGateway, mock: RunningMock, kind: Kind
 ) -> None:
     answer = httpx.post(f"{gateway.url}/v1/messages", json=message(), headers=bearer())
     assert answer.status_code == 200, answer.text
     told = answer.json()
     assert (told["type"], told["role"], told["stop_reason"]) == ("message", "assistant", "end_turn")
     assert told["usage"]["input_tokens"] == INPUT
-    assert answer.headers["x-bf-provider"] == "openai"
-    assert answer.headers["x-bf-model"] == MODEL
+    assert answer.headers["x-bf-provider"] == kind.type
+    assert answer.headers["x-bf-model"] == kind.model
     assert Decimal(answer.headers["x-bf-cost-usd"]) == COST == settled(gateway)
-    [sent] = mock.requests()
+    sent = mock.requests()[0]
     headers = dict(map(tuple, sent["headers"]))
-    assert sent["path"] == "/v1/chat/completions"
-    assert headers["authorization"] == "Bearer sk-openai-secret"
+    assert sent["path"] == kind.path
+    assert headers[kind.header[0]] == kind.header[1]
     assert not [name for name in headers if name.startswith(("anthropic", "x-api-key"))]
     row = gateway.command("logs")
-    assert (row["provider"], row["model"]) == ("openai", MODEL)
-    assert row["upstream_request_id"].startswith("req_")
+    assert (row["provider"], row["model"]) == (kind.type, kind.model)
+    assert row["upstream_request_id"]
 
 
-def test_the_sdk_reads_a_stream(gateway: RunningGateway) -> None:
+def test_the_sdk_reads_a_stream(gateway: RunningGateway, mock: RunningMock, kind: Kind) -> None:
     with (
         anthropic.Anthropic(base_url=gateway.url, auth_token=KEY) as client,
         client.messages.stream(**message(model="claude-sonnet-5-5")) as stream,
@@ -95,6 +126,7 @@ def test_the_sdk_reads_a_stream(gateway: RunningGateway) -> None:
         final = stream.get_final_message()
     assert (final.usage.input_tokens, final.usage.output_tokens) == (INPUT, OUTPUT)
     assert settled(gateway) == COST
+    assert mock.requests()[0]["path"] == kind.streamed
 
 
 def test_tokens_are_counted_by_size(gateway: RunningGateway) -> None:
@@ -105,11 +137,12 @@ def test_tokens_are_counted_by_size(gateway: RunningGateway) -> None:
     assert settled(gateway) == 0
 
 
-def test_models_that_answer_are_listed_and_no_others(gateway: RunningGateway) -> None:
+def test_models_that_answer_are_listed_and_no_others(gateway: RunningGateway, kind: Kind) -> None:
     page = httpx.get(f"{gateway.url}/v1/models", headers=bearer()).json()
     listed = {model["id"] for model in page["data"]}
-    assert MODEL in listed
-    assert not listed & {"text-embedding-3-small", "gpt-5-codex"}  # not of the chat API
+    assert kind.model in listed
+    assert not listed & {"text-embedding-3-small", "gemini-embedding-001"}
+    assert ("gpt-5-codex" in listed) is (kind is RESPONSES)  # not of the chat API
 
 
 def test_what_cannot_be_translated_is_refused_and_costs_nothing(gateway: RunningGateway) -> None:
@@ -123,9 +156,11 @@ def test_what_cannot_be_translated_is_refused_and_costs_nothing(gateway: Running
     assert settled(gateway) == 0
 
 
-def test_an_output_limit_is_lowered_to_what_is_left(mock: RunningMock, tmp_path: Path) -> None:
+def test_an_output_limit_is_lowered_to_what_is_left(
+    mock: RunningMock, kind: Kind, tmp_path: Path
+) -> None:
     poor = [{"max_limit": "0.05", "reset_duration": "1Y"}]
-    gateway = RunningGateway(tmp_path, mapped(mock.url, budgets=poor))
+    gateway = RunningGateway(tmp_path, mapped(mock.url, kind, budgets=poor))
     try:
         asked = message(max_tokens=64_000)
         answer = httpx.post(f"{gateway.url}/v1/messages", json=asked, headers=bearer())
@@ -135,9 +170,9 @@ def test_an_output_limit_is_lowered_to_what_is_left(mock: RunningMock, tmp_path:
         gateway.stop()
 
 
-def test_errors_of_the_host_keep_their_status(tmp_path: Path) -> None:
+def test_errors_of_the_host_keep_their_status(kind: Kind, tmp_path: Path) -> None:
     mock = RunningMock(tmp_path, "--fail", "429")
-    gateway = RunningGateway(tmp_path / "g", mapped(mock.url))
+    gateway = RunningGateway(tmp_path / "g", mapped(mock.url, kind))
     try:
         answer = httpx.post(f"{gateway.url}/v1/messages", json=message(), headers=bearer())
         assert answer.status_code == 429
@@ -148,9 +183,9 @@ def test_errors_of_the_host_keep_their_status(tmp_path: Path) -> None:
         mock.stop()
 
 
-def test_a_stream_that_the_host_cuts_is_told_and_paid(tmp_path: Path) -> None:
+def test_a_stream_that_the_host_cuts_is_told_and_paid(kind: Kind, tmp_path: Path) -> None:
     mock = RunningMock(tmp_path, "--cut-after", "3", "--chunks", "9", "--output-tokens", "300")
-    gateway = RunningGateway(tmp_path / "g", mapped(mock.url))
+    gateway = RunningGateway(tmp_path / "g", mapped(mock.url, kind))
     try:
         path = f"{gateway.url}/v1/messages"
         answer = httpx.post(path, json=message(stream=True), headers=bearer())
@@ -158,6 +193,36 @@ def test_a_stream_that_the_host_cuts_is_told_and_paid(tmp_path: Path) -> None:
         assert b"event: error" in answer.content
         assert b"message_stop" not in answer.content
         assert settled(gateway) > 0
+    finally:
+        gateway.stop()
+        mock.stop()
+
+
+def test_a_limit_that_the_host_refuses_as_too_low_is_raised_and_reserved(tmp_path: Path) -> None:
+    mock = RunningMock(tmp_path, "--record-bodies")
+    gateway = RunningGateway(tmp_path / "g", mapped(mock.url, RESPONSES))
+    try:
+        path = f"{gateway.url}/v1/messages"
+        answer = httpx.post(path, json=message(max_tokens=1), headers=bearer())
+        assert answer.status_code == 200, answer.text
+        body = json.loads(base64.b64decode(mock.requests()[0]["body"]))
+        assert body["max_output_tokens"] == 16
+        assert answer.headers["x-bf-output-limit"] == "16"
+    finally:
+        gateway.stop()
+        mock.stop()
+
+
+def test_a_model_that_only_responses_serves_is_asked_there(tmp_path: Path) -> None:
+    """Though the host's usual API is Chat."""
+    mock = RunningMock(tmp_path)
+    config = mapped(mock.url, RESPONSES)
+    del config["providers"]["openai"]["api"]
+    gateway = RunningGateway(tmp_path / "g", config)
+    try:
+        answer = httpx.post(f"{gateway.url}/v1/messages", json=message(), headers=bearer())
+        assert answer.status_code == 200, answer.text
+        assert mock.requests()[0]["path"] == RESPONSES.path
     finally:
         gateway.stop()
         mock.stop()

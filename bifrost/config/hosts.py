@@ -9,10 +9,10 @@ from typing import Literal
 
 import msgspec
 
-Api = Literal["messages", "chat", "responses"]
+Api = Literal["messages", "chat", "responses", "gemini"]
 Kind = Literal[
-    "anthropic", "anthropic_compatible", "cerebras", "deepseek", "fireworks", "groq", "minimax",
-    "mistral", "mock", "moonshot", "ollama", "openai", "openai_compatible", "openrouter",
+    "anthropic", "anthropic_compatible", "cerebras", "deepseek", "fireworks", "gemini", "groq",
+    "minimax", "mistral", "mock", "moonshot", "ollama", "openai", "openai_compatible", "openrouter",
     "together", "vllm", "xai", "zai",
 ]  # fmt: skip
 
@@ -26,7 +26,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     apis: dict[Api, str | None]
-    key: Literal["x-api-key", "bearer"] = "bearer"
+    key: Literal["x-api-key", "x-goog-api-key", "bearer"] = "bearer"
     needs_key: bool = True
     legacy_limit: bool = False
     splits_reasoning: bool = False
@@ -53,6 +53,9 @@ TABLE: dict[Kind, Row] = {
         legacy_limit=True,
     ),
     "fireworks": Row(apis={"chat": "https://api.fireworks.ai/inference/v1"}, legacy_limit=True),
+    "gemini": Row(
+        apis={"gemini": "https://generativelanguage.googleapis.com/v1beta"}, key="x-goog-api-key"
+    ),
     "groq": Row(apis={"chat": "https://api.groq.com/openai/v1"}),
     "minimax": Row(
         apis=_both("https://api.minimax.io/v1", "https://api.minimax.io/anthropic"),

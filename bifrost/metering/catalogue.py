@@ -183,6 +183,12 @@ class Catalogue:
         """What a model of the package's table can do: True, False, or absent when unknown."""
         return _features(self._models.get(provider_type, {}).get(model))
 
+    def mode(self, provider_type: str, model: str) -> str | None:
+        """By what a model of the package's table is served: chat, responses, embedding; None when
+        unknown."""
+        found = self._models.get(provider_type, {}).get(model)
+        return found.mode if found else None
+
     def cost(
         self, provider_type: str, usage: Usage, price: Price, *, name: str | None = None
     ) -> int:

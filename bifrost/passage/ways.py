@@ -12,18 +12,24 @@ from typing import NamedTuple, Protocol
 from msgspec.structs import replace
 
 from bifrost.config.hosts import Api
-from bifrost.errors import InvalidRequest
 from bifrost.translate.anthropic_chat import AnthropicChat
+from bifrost.translate.anthropic_gemini import AnthropicGemini
+from bifrost.translate.anthropic_responses import AnthropicResponses
 from bifrost.translate.chat_anthropic import ChatAnthropic
 from bifrost.translate.chat_chat import ChatChat
+from bifrost.translate.responses_anthropic import ResponsesAnthropic
 from bifrost.translate.responses_responses import ResponsesResponses
 from bifrost.translate.translation import Relay, Stream, Traits, Translation
 
 Translator = Callable[..., Translation]
 
 # Anthropic clients on hosts of these; clients of these on Anthropic hosts; and on their own kind.
-TO_HOSTS: dict[Api, Translator] = {"chat": AnthropicChat}
-FROM_CLIENTS: dict[Api, Translator] = {"chat": ChatAnthropic}
+TO_HOSTS: dict[Api, Translator] = {
+    "chat": AnthropicChat,
+    "gemini": AnthropicGemini,
+    "responses": AnthropicResponses,
+}
+FROM_CLIENTS: dict[Api, Translator] = {"chat": ChatAnthropic, "responses": ResponsesAnthropic}
 RELAYS: dict[Api, Callable[..., Relay]] = {"chat": ChatChat, "responses": ResponsesResponses}
 
 
@@ -62,11 +68,6 @@ def way(client: Api, host: Api, body: bytes, model: str, limit: int | None, trai
     """The way of one request. Raises InvalidRequest for what the host cannot be told."""
     if client == host:
         return _Relayed(RELAYS[host](body, model, max_tokens=limit, traits=traits))
-    if client not in FROM_CLIENTS and client != "messages":
-        raise InvalidRequest(
-            f"The model {model!r} is on a host that is not reached from the {client.title()} API; "
-            "ask for a model of a host that has it, or use Chat Completions."
-        )
     if host == "messages":
         return _Rendered(FROM_CLIENTS[client](body, model, max_tokens=limit, traits=traits))
     inner = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from urllib.parse import quote
 
 import msgspec
 
@@ -12,11 +13,12 @@ from bifrost.errors import ConfigError
 _HEAD = b" HTTP/1.1\r\nhost: %b\r\n%baccept-encoding: identity\r\nx-request-id: "
 
 
-PATHS: dict[Api, bytes] = {
+_PATHS: dict[Api, bytes] = {
     "messages": b"/v1/messages",
     "chat": b"/chat/completions",
     "responses": b"/responses",
 }
+LEAST_OUTPUT: dict[Api, int] = {"responses": 16}  # tokens; a lower limit is refused there
 
 
 class Credential(msgspec.Struct, frozen=True):
@@ -57,9 +59,16 @@ class Host:
         ]
         self._heads: dict[bytes, list[bytes]] = {}
 
-    def spoken(self, client: Api) -> Api:
-        """The API to use for clients of one: their own, or else the usual one."""
+    def spoken(self, client: Api, only: Api | None = None) -> Api:
+        """The API to use for clients of one: their own, or else the usual one; ``only``: the one
+        that the model is served by, if the host has it."""
+        if only is not None and only in self._apis:
+            return only
         return client if client in self._apis else self.api
+
+    def serves(self, mode: str) -> bool:
+        """Whether a model with that mode of the catalogue can be had here."""
+        return mode == "chat" or (mode == "responses" and mode in self._apis)
 
     def pick(self) -> int:
         """The index of a provider key, by weight."""
@@ -86,4 +95,12 @@ def _signed(row: Row, secret: str) -> bytes:
     """Anthropic accepts x-api-key for API keys; OAuth tokens (sk-ant-oat...) only as Bearer."""
     if row.key == "bearer" or secret.startswith("sk-ant-oat"):
         return b"authorization: Bearer %b\r\n" % secret.encode("latin-1")
-    return b"x-api-key: %b\r\n" % secret.encode("latin-1")
+    return b"%b: %b\r\n" % (row.key.encode(), secret.encode("latin-1"))
+
+
+def path(api: Api, model: str, *, stream: bool) -> bytes:
+    """Where an API takes requests, below its address. Gemini's says the model and how to answer."""
+    if api != "gemini":
+        return _PATHS[api]
+    verb = "streamGenerateContent?alt=sse" if stream else "generateContent"
+    return f"/models/{quote(model, safe=':')}:{verb}".encode()
