@@ -323,42 +323,6 @@ def test_config_schema_is_a_json_schema() -> None:
     assert "governance" in schema["properties"]
 
 
-def test_connect_prints_claudes_settings() -> None:
-    done = bifrost(
-        "connect", "claude", "--key", "sk-bf-x", "--url", "https://gw.example/anthropic/"
-    )
-    variables = done.json["env"]
-    assert variables["ANTHROPIC_BASE_URL"] == "https://gw.example/anthropic"
-    assert variables["ANTHROPIC_AUTH_TOKEN"] == "sk-bf-x"
-    assert "YOUR-VIRTUAL-KEY" in bifrost("connect", "claude").out
-
-
-def test_connect_merges_into_the_settings_file(tmp_path: Path) -> None:
-    real, link = tmp_path / "dotfiles.json", tmp_path / "settings.json"
-    write = ("connect", "claude", "--write", "--settings", link)
-    assert bifrost(*write).code == 1 and not link.exists()
-    assert bifrost(*write, "--key", "sk-bf-x").code == 0
-    assert link.stat().st_mode & 0o777 == 0o600
-    link.unlink()
-    real.write_text('{"model": "opus", "env": {"A": "1", "ANTHROPIC_AUTH_TOKEN": "old"}}')
-    real.chmod(0o644)
-    link.symlink_to(real)
-    assert bifrost(*write, "--key", "sk-bf-y").code == 0
-    merged = json.loads(real.read_text())
-    assert merged["model"] == "opus" and merged["env"]["A"] == "1"
-    assert merged["env"]["ANTHROPIC_AUTH_TOKEN"] == "sk-bf-y"
-    assert link.is_symlink() and real.stat().st_mode & 0o777 == 0o600
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dotfiles.json", "settings.json"]
-
-
-@pytest.mark.parametrize("broken", ["{", "[]", '{"env": []}', ""])
-def test_connect_leaves_a_broken_settings_file_alone(tmp_path: Path, broken: str) -> None:
-    path = tmp_path / "settings.json"
-    path.write_text(broken)
-    done = bifrost("connect", "claude", "--write", "--key", "sk-bf-x", "--settings", path)
-    assert done.code == 1 and "mend it first" in done.err and path.read_text() == broken
-
-
 def test_changes_work_at_once_in_a_running_gateway(
     mock: RunningMock, gateway: RunningGateway
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import tomlkit
 
 from bifrost.errors import ConfigError
 
@@ -67,14 +68,76 @@ def claude(key: str, url: str, write: bool, path: Path) -> None:
         raise ConfigError("Name the virtual key to write with --key sk-bf-...")
     path = path.expanduser().resolve()  # a link stays a link
     merged = _merged(path, environment(url, key))
+    _write(path, json.dumps(merged, indent=2) + "\n")
+    click.echo(f"Wrote {path}; Claude Code uses the gateway from its next start.")
+
+
+@connect.command("codex")
+@click.option("--key", default=PLACEHOLDER, help="The virtual key.")
+@click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="This gateway.")
+@click.option("--model", help="The model to ask for; without it Codex asks for its own default.")
+@click.option("--write", is_flag=True, help="Merge into the settings file instead of printing.")
+@click.option(
+    "--settings",
+    "path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("~/.codex/config.toml"),
+    show_default=True,
+    help="Codex's settings file.",
+)
+def codex(key: str, url: str, model: str | None, write: bool, path: Path) -> None:
+    """Codex CLI: a model provider in its config.toml.
+
+    \b
+    Example:
+      bifrost connect codex --key sk-bf-... --url https://gateway.example --write
+    """
+    url = url.rstrip("/").removesuffix("/v1").removesuffix("/openai")
+    if not write:
+        click.echo(_provided(tomlkit.document(), url, key, model), nl=False)
+        return
+    if key == PLACEHOLDER:
+        raise ConfigError("Name the virtual key to write with --key sk-bf-...")
+    path = path.expanduser().resolve()
+    try:
+        settings = tomlkit.parse(path.read_text() if path.exists() else "")
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid TOML ({error}); mend it first.") from None
+    _write(path, _provided(settings, url, key, model))
+    click.echo(f"Wrote {path}; Codex uses the gateway from its next start.")
+
+
+def _provided(settings: tomlkit.TOMLDocument, url: str, key: str, model: str | None) -> str:
+    """Codex's settings with the gateway as its provider; everything else is kept.
+
+    Codex ignores OPENAI_BASE_URL, and a provider of one's own is not asked for by WebSocket. The
+    key is a header of its own, so that no environment variable is needed.
+    """
+    if model is not None:
+        settings["model"] = model
+    settings["model_provider"] = "bifrost"
+    provider = tomlkit.table()
+    provider.update({"name": "Bifrost", "base_url": f"{url}/openai/v1", "wire_api": "responses"})
+    headers = tomlkit.inline_table()
+    headers["x-bf-vk"] = key
+    provider["http_headers"] = headers
+    try:
+        settings.setdefault("model_providers", tomlkit.table(is_super_table=True))
+        settings["model_providers"]["bifrost"] = provider  # type: ignore[index]
+    except TypeError:
+        raise ConfigError("model_providers is no table; mend Codex's settings first.") from None
+    return tomlkit.dumps(settings)
+
+
+def _write(path: Path, text: str) -> None:
+    """Replaces a file that only its owner may read, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(path.name + ".bifrost-new")
     descriptor = os.open(fresh, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
     with os.fdopen(descriptor, "w") as file:
         os.fchmod(descriptor, 0o600)
-        file.write(json.dumps(merged, indent=2) + "\n")
+        file.write(text)
     fresh.replace(path)
-    click.echo(f"Wrote {path}; Claude Code uses the gateway from its next start.")
 
 
 def _merged(path: Path, variables: dict[str, str]) -> dict[str, Any]:

@@ -68,21 +68,27 @@ class Script(msgspec.Struct, frozen=True):
         if results:
             return said(f"{FINAL} <<<{results[-1][:RESULT_SHOWN]}>>>", chunks) if fresh else None
         for offer in offers:
-            if offer.name.lower() in _SHELLS:
+            if offer.name.lower().rpartition("__")[2] in _SHELLS:
                 return self._call(offer, chunks)
         return None
 
     def _call(self, offer: Offer, chunks: int) -> ToolCall:
         if offer.free:
-            command = msgspec.json.encode({"cmd": self.command}).decode()
-            source = f"const run = await tools.exec_command({command});\ntext(run.output);\n"
+            source = self._source()
             return ToolCall(offer.name, source, _cut(source, chunks), free=True)
         text = msgspec.json.encode(self._arguments(offer.schema)).decode()
         return ToolCall(offer.name, text, _cut(text, chunks))
 
+    def _source(self) -> str:
+        """The command in the program that Codex's free-form tool runs."""
+        command = msgspec.json.encode({"cmd": self.command}).decode()
+        return f"const run = await tools.exec_command({command});\ntext(run.output);\n"
+
     def _arguments(self, schema: object) -> dict[str, object]:
         properties = schema.get("properties") if isinstance(schema, dict) else None
         known = properties if isinstance(properties, dict) else {}
+        if known.keys() == {"input"}:  # a free-form tool in a dialect that has none
+            return {"input": self._source()}
         key = next((k for k in _COMMAND_KEYS if k in known), "command")
         value: object = self.command
         if isinstance(known.get(key), dict) and known[key].get("type") in ("array", "ARRAY"):

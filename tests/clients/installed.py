@@ -22,6 +22,7 @@ import pytest
 
 CLAUDE_VERSION = "2.1.330"
 CLAUDE_PACKAGE = "@anthropic-ai/claude-code-linux"
+CODEX_VERSION = "0.169.0"
 CONSTRAINTS = Path(__file__).parents[2] / ".ci" / "constraints.txt"
 PATIENCE_S = 500
 UNREACHABLE = re.compile(
@@ -100,29 +101,49 @@ def anthropic_sdk(version: str) -> Path:
     return _once(f"anthropic-{version}-{sys.implementation.cache_tag}", install)
 
 
-def claude_code() -> Path:
-    """The executable of Claude Code for this machine, in the version these tests were made with."""
+def _machine(what: str) -> str:
+    """This machine's kind in the names of npm packages; skips where there are none for it."""
     machine = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
     kind = machine.get(platform.machine().lower())
     if platform.system() != "Linux" or kind is None:
-        skip("CLAUDE CODE", f"no package for {platform.system()} on {platform.machine()}")
-    if platform.libc_ver()[0] != "glibc":
-        kind = f"{kind}-musl"
+        skip(what, f"no package for {platform.system()} on {platform.machine()}")
+    return str(kind)
+
+
+def _from_npm(what: str, name: str, package: str) -> Path:
+    """The folder of node_modules with a package; none of its scripts was run."""
     npm = shutil.which("npm")
-    package = f"{CLAUDE_PACKAGE}-{kind}"
 
     def install(folder: Path) -> None:
         if npm is None:
-            skip("CLAUDE CODE", "there is no npm here")
+            skip(what, "there is no npm here")
             return
-        # The package holds the whole client; it needs no script after its installation.
         _run(
-            "CLAUDE CODE",
+            what,
             [
                 npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1",
-                "--loglevel=error", "--prefix", str(folder), f"{package}@{CLAUDE_VERSION}",
+                "--loglevel=error", "--prefix", str(folder), package,
             ],
         )  # fmt: skip
 
-    folder = _once(f"claude-code-{CLAUDE_VERSION}-{kind}", install)
-    return folder / "node_modules" / package / "claude"
+    return _once(name, install) / "node_modules"
+
+
+def claude_code() -> Path:
+    """The executable of Claude Code for this machine, in the version these tests were made with."""
+    kind = _machine("CLAUDE CODE")
+    if platform.libc_ver()[0] != "glibc":
+        kind = f"{kind}-musl"
+    package = f"{CLAUDE_PACKAGE}-{kind}"
+    name = f"claude-code-{CLAUDE_VERSION}-{kind}"
+    modules = _from_npm("CLAUDE CODE", name, f"{package}@{CLAUDE_VERSION}")
+    return modules / package / "claude"
+
+
+def codex() -> Path:
+    """The executable of Codex CLI for this machine, in the version these tests were made with."""
+    kind = _machine("CODEX CLI")
+    name = f"codex-{CODEX_VERSION}-{kind}"
+    modules = _from_npm("CODEX CLI", name, f"@openai/codex@{CODEX_VERSION}")
+    [program] = modules.glob(f"@openai/codex-linux-{kind}/vendor/*/bin/codex")
+    return program
