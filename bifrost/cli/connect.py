@@ -123,7 +123,7 @@ def _provided(settings: tomlkit.TOMLDocument, url: str, key: str, model: str | N
     provider["http_headers"] = headers
     try:
         settings.setdefault("model_providers", tomlkit.table(is_super_table=True))
-        settings["model_providers"]["bifrost"] = provider  # type: ignore[index]
+        settings["model_providers"]["bifrost"] = provider
     except TypeError:
         raise ConfigError("model_providers is no table; mend Codex's settings first.") from None
     return tomlkit.dumps(settings)
