@@ -29,7 +29,7 @@ from tests.codex import (
 )
 from tests.messages_rules import checked
 
-SAMPLES = sorted((Path(__file__).parent / "samples").glob("codex-*.json"))
+SAMPLES = sorted((Path(__file__).parent / "samples" / "codex").glob("*.json"))
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
