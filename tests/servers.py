@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 START_S = 60.0
@@ -162,3 +163,28 @@ class Rotel:
 
     def close(self) -> None:
         self.server.close()
+
+
+class Osmem:
+    """An OpenSearch-compatible server of another make."""
+
+    def __init__(self) -> None:
+        osmem = pytest.importorskip(
+            "osmem_server",
+            reason="osmem-server is not there: _bulk NOT TESTED against a real server",
+        )
+        self._server = osmem.OsmemServer.start(japanese=False)
+        self.url: str = self._server.url
+
+    def hits(self, index: str) -> dict[str, Any]:
+        """The documents of an index by their ids."""
+        httpx.post(f"{self.url}/{index}/_refresh")
+        found = httpx.post(f"{self.url}/{index}/_search", json={"size": 1000}).json()
+        return {one["_id"]: one["_source"] for one in found["hits"]["hits"]}
+
+    def close(self) -> None:
+        process = self._server.process
+        process.stdin.close()
+        process.terminate()
+        process.wait(15)
+        process.stdout.close()

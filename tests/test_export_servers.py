@@ -28,7 +28,7 @@ from tests.collectors import Hec, Intake
 from tests.commands import until
 from tests.exporting import PATIENCE_S, House, change, request
 from tests.seaweed import CREDENTIALS, Store, running
-from tests.servers import Rotel, Rsyslog
+from tests.servers import Osmem, Rotel, Rsyslog
 
 SMALL: dict[str, Any] = {"interval_s": 0.05, "max_entries": 50}
 
@@ -50,26 +50,14 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 
 @pytest.fixture
-def search() -> Iterator[str]:
-    osmem = pytest.importorskip(
-        "osmem_server", reason="osmem-server is not there: _bulk NOT TESTED against a real server"
-    )
-    server = osmem.OsmemServer.start(japanese=False)
-    yield server.url
-    server.process.stdin.close()
-    server.process.terminate()
-    server.process.wait(15)
-    server.process.stdout.close()
-
-
-def hits(url: str) -> dict[str, Any]:
-    httpx.post(f"{url}/audit/_refresh")
-    found = httpx.post(f"{url}/audit/_search", json={"size": 1000}).json()
-    return {one["_id"]: one["_source"] for one in found["hits"]["hits"]}
+def search() -> Iterator[Osmem]:
+    server = Osmem()
+    yield server
+    server.close()
 
 
 @pytest.mark.parametrize("form", ["ecs", "native", "ocsf"])
-def test_documents_are_in_the_index_once(house: House, search: str, form: Any) -> None:
+def test_documents_are_in_the_index_once(house: House, search: Osmem, form: Any) -> None:
     """The index takes no text for ``session``'s field: the one entry that has one is refused."""
     strict = {"session": {"type": "long"}}
     places = {
@@ -77,14 +65,14 @@ def test_documents_are_in_the_index_once(house: House, search: str, form: Any) -
         "native": {"entry": {"properties": strict}},
         "ocsf": {"unmapped": {"properties": strict}},
     }
-    made = httpx.put(f"{search}/audit", json={"mappings": {"properties": places[form]}})
+    made = httpx.put(f"{search.url}/audit", json={"mappings": {"properties": places[form]}})
     assert made.status_code == 200, made.text
     house.write(*(request(n, session="poison" if n == 33 else None) for n in range(120)))
-    house.start(ElasticExport(name="search", url=search, index="audit", format=form, **SMALL))
+    house.start(ElasticExport(name="search", url=search.url, index="audit", format=form, **SMALL))
     house.caught_up("search")
     assert house.dead("search") == [33]
     ids = house.ids(range(120)) - house.ids([33]) | {f"{house.origin}/checkpoint/120"}
-    found = hits(search)
+    found = search.hits("audit")
     assert set(found) == ids
     [told] = [one for one in house.told if one.action == "dead_letter"]
     assert "session" in told.why
@@ -92,7 +80,7 @@ def test_documents_are_in_the_index_once(house: House, search: str, form: Any) -
     progress.reset("search", 0)
     progress.close()
     house.caught_up("search")
-    assert set(hits(search)) == ids
+    assert set(search.hits("audit")) == ids
     if form == "native":
         one = found[f"{house.origin}/7"]
         assert one["entry"] == json.loads(house.entries[7])
