@@ -115,9 +115,9 @@ def copy(folder: Path, to: Path) -> Path:
 
 
 def check_kept(data_dir: Path, before: list[tuple[int, bytes]]) -> None:
-    """Whatever was not removed by right is there, and the log verifies."""
+    """Whatever was not removed by right is there, and the log verifies, archived parts too."""
     folder = data_dir / "audit"
     least = Parts(folder).minimum()
     assert entries(folder)[: len(before) - least] == before[least:]
     verdict = examined(folder)
-    assert verdict.intact, verdict.findings
+    assert verdict.intact and not verdict.unread, verdict.findings

@@ -16,6 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -40,6 +41,7 @@ STRIDE = 2048
 DAY_NS = 86_400_000_000_000
 SHORTEST_NS = 1_000_000_000
 TROUBLE = "retention-trouble"
+SAYING = "saying"  # at which index the entry of the part that is being archived will be
 Append = Callable[[list[bytes]], int]
 Step = Callable[[Append], None]
 
@@ -214,21 +216,50 @@ class Keeper:
                 end=manifest.end, sha256=manifest.sha256, depot=manifest.depot,
                 until=manifest.until, name=manifest.name,
             )  # fmt: skip
-            append([events.encode(step)])
+            self._say(step, append)
             self._note_last()
             write_whole(
                 self._parts.path(manifest.first, manifest.end), msgspec.json.encode(manifest)
             )
+            self._saying.unlink(missing_ok=True)
         path_of(self._folder, manifest.first).unlink()
         sync_folder(self._folder)
 
-    def _note_last(self) -> None:
-        """The next writer has to know how far the outbox was read, whatever goes away."""
+    @property
+    def _saying(self) -> Path:
+        return self._folder / ARCHIVED / SAYING
+
+    def _say(self, step: events.RetentionStep, append: Append) -> None:
+        """Adds the entry, unless a keeper did that was killed before it noted the manifest.
+
+        Where the entry will be is noted first, so that reading one tells whether it is there.
+        """
+        self._make_place()
+        if not self._is_said(step):
+            write_whole(self._saying, b"%d" % self._log.next)
+            append([events.encode(step)])
+
+    def _is_said(self, step: events.RetentionStep) -> bool:
+        try:
+            [(_, entry)] = self._reader.read(int(self._saying.read_bytes()), 1)
+            found = events.decode(entry)
+        except (FileNotFoundError, ValueError):  # nothing noted, nothing there, or no event
+            return False
+        return (
+            isinstance(found, events.RetentionStep)
+            and msgspec.structs.replace(found, at=step.at) == step
+        )
+
+    def _make_place(self) -> None:
         place = self._folder / ARCHIVED
         if not place.is_dir():
             place.mkdir(mode=0o700)
             sync_folder(self._folder)
-        write_whole(place / LAST, b"%d" % self._log.last_seq)
+
+    def _note_last(self) -> None:
+        """The next writer has to know how far the outbox was read, whatever goes away."""
+        self._make_place()
+        write_whole(self._folder / ARCHIVED / LAST, b"%d" % self._log.last_seq)
 
     # -- removing ------------------------------------------------------------------------------
 
