@@ -20,18 +20,21 @@ from typing import NamedTuple
 import msgspec
 
 from bifrost.audit import depots
+from bifrost.audit.keeper import TROUBLE
 from bifrost.config.evidence import AuditLogs, Retention
-from tests.keeping import Keeping
+from tests.keeping import Keeping, Stewarding
 
 ROOT = Path(__file__).parent.parent
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
     """A keeper's work on the log in a data directory, until it comes to rest or to its ``fatal``
-    step (0: none). ``torn``: only writes are steps, and half of the fatal one is done."""
+    step (0: none). ``torn``: only writes are steps, and half of the fatal one is done. ``steward``:
+    a steward's whole work."""
 
     data_dir: str
     retention: Retention
+    steward: bool = False
     fatal: int = 0
     torn: bool = False
 
@@ -77,18 +80,24 @@ class Reaper:
 def _doomed(work: Work, result: int) -> None:
     """Does the work, if it may; writes how many steps that were, or why it failed."""
     scythe = ctypes.CDLL(None)
+    place = Path(work.data_dir)
     try:
-        depots.remember(AuditLogs(retention=work.retention), Path(work.data_dir) / "audit")
+        depots.remember(AuditLogs(retention=work.retention), place / "audit")
         scythe.scythe_set(ctypes.c_long(work.fatal), ctypes.c_int(work.torn))
-        keeping = Keeping(Path(work.data_dir), **msgspec.structs.asdict(work.retention))
-        keeping.settle()
-        keeping.settle()
+        if work.steward:
+            Stewarding(place, work.retention).settle()
+        else:
+            keeping = Keeping(place, **msgspec.structs.asdict(work.retention))
+            keeping.settle()
+            keeping.settle()
         steps = scythe.scythe_made()
         scythe.scythe_set(ctypes.c_long(-1), ctypes.c_int(0))
-        os.write(result, msgspec.json.encode((steps, keeping.trouble)))
+        trouble = place / "audit" / TROUBLE
+        failed = trouble.read_text() if trouble.exists() else ""
     except BaseException:
         scythe.scythe_set(ctypes.c_long(-1), ctypes.c_int(0))
-        os.write(result, msgspec.json.encode((0, traceback.format_exc())))
+        steps, failed = 0, traceback.format_exc()
+    os.write(result, msgspec.json.encode((steps, failed)))
 
 
 def _reap() -> None:

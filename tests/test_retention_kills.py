@@ -6,6 +6,7 @@ Whoever looks then finds a whole log, and the next keeper ends what was begun.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -14,14 +15,14 @@ from typing import Literal
 import msgspec
 import pytest
 
-from bifrost.audit import parts
+from bifrost.audit import events, parts
 from bifrost.audit.epochs import Keyring, sources
-from bifrost.audit.events import RetentionStep
+from bifrost.audit.log import Reader
 from bifrost.audit.parts import Parts, checked_minimum, is_whole
 from bifrost.audit.segments import segments
 from bifrost.config.evidence import Archive, ArchiveBucket, Retention
 from bifrost.s3 import Bucket
-from tests.keeping import Keeping, check_kept, copy, entries, expire
+from tests.keeping import Keeping, Stewarding, check_kept, copy, entries, expire
 from tests.reaper import Reaper, Work
 from tests.seaweed import CREDENTIALS, Store, running
 
@@ -131,7 +132,7 @@ def opened(place: Path, retention: Retention) -> Keeping:
     return Keeping(place, **msgspec.structs.asdict(retention))
 
 
-def ended(place: Path, retention: Retention) -> list[RetentionStep]:
+def ended(place: Path, retention: Retention) -> list[events.RetentionStep]:
     """Has the next keeper do the rest; what the log then says of retention."""
     keeping = opened(place, retention)
     keeping.settle()
@@ -237,3 +238,52 @@ def test_a_keeper_that_removes_segments_is_killed(
         if not reaped.killed:
             break
     assert reaped.steps == fatal - 1 >= (5 if torn else 30)
+
+
+@torn_or_not
+def test_a_steward_that_archives_what_the_outbox_gave_it_is_killed(
+    torn: bool, reaper: Reaper, tmp_path: Path
+) -> None:
+    """Each event of the outbox is in the log once, also when its segment goes at that moment.
+
+    One log, and every time another piece of it is sealed and archived.
+    """
+    place, number = tmp_path / "log", 0
+    retention = Retention(archive_after="0s")
+    for fatal in count(1):
+        stewarding = Stewarding(place, Retention())
+        number = happened(stewarding, number)
+        stewarding.settle()
+        stewarding.seal()
+        if fatal % 2:  # else what is left beside us is not from the outbox
+            number = happened(stewarding, number)
+        stewarding.close()
+        work = Work(
+            data_dir=str(place), retention=retention, fatal=fatal, torn=torn, steward=True
+        )  # fmt: skip
+        reaped = reaper.do(work)
+        stewarding = Stewarding(place, retention)
+        newest = Reader(place).read(Reader(place).end() - 12, 12)
+        assert stewarding.last == max(events.sequence(entry) for _, entry in newest) > 0
+        number = happened(stewarding, number)
+        stewarding.settle()
+        stewarding.close()
+        if not reaped.killed:
+            break
+    assert reaped.steps == fatal - 1 >= (10 if torn else 60)
+    check_whole(place, [])
+    told = [events.decode(raw) for _, raw in entries(place / "audit")]
+    asked = [one.request for one in told if isinstance(one, events.ModelAccess)]
+    assert asked == [f"r{n}" for n in range(number)]
+    archived = [(o.first, o.end) for o in told if isinstance(o, events.RetentionStep)]
+    assert archived == Parts(place / "audit").archived()
+    assert len(archived) >= fatal and segments(place / "audit")[0] == archived[-1][1]
+
+
+def happened(stewarding: Stewarding, number: int) -> int:
+    """Three more requests that the outbox tells of; the number of the next."""
+    for one in range(number, number + 3):
+        now = time.time_ns()
+        event = events.ModelAccess(at=now, request=f"r{one}", key="k", outcome="ok")
+        stewarding.gate.append(events.encode(event), now)
+    return number + 3
