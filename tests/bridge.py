@@ -44,7 +44,8 @@ class Bridge:
             wbufsize = 1 << 16  # an answer is one packet
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
+                size = int(self.headers["content-length"])
+                body = self.rfile.read(size)
                 with bridge._lock:
                     bridge.asked.append(time.monotonic())
                     fault, more = bridge.faults.pop(0) if bridge.faults else (0, {})
@@ -53,7 +54,9 @@ class Bridge:
                     return
                 fields = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
                 head = f"{self.requestline}\r\n{fields}\r\n".encode()
-                answer = _passed(to, self.command, head, body, half=fault == "half")
+                if fault == "half":
+                    body = body[: size // 2]
+                answer = _passed(to, self.command, head, body, whole=len(body) == size)
                 if answer is not None:
                     bridge.statuses.append(answer[0])
                 if fault == "held":
@@ -98,12 +101,12 @@ class Bridge:
 
 
 def _passed(
-    to: tuple[str, int], method: str, head: bytes, body: bytes, *, half: bool
+    to: tuple[str, int], method: str, head: bytes, body: bytes, *, whole: bool
 ) -> tuple[int, Headers, bytes] | None:
-    """What the server answers; None after half of the body."""
+    """What the server answers; None to what is not whole."""
     with socket.create_connection(to, PATIENCE_S) as server:
-        server.sendall(head + (body[: len(body) // 2] if half else body))
-        if half:
+        server.sendall(head + body)
+        if not whole:
             return None
         answer = http.client.HTTPResponse(server, method=method)
         with contextlib.closing(answer):

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from bifrost.audit.log import Reader
 from bifrost.config.exports import Sink
 from bifrost.exports import dispatch, exporter, shipment
 from bifrost.exports.exporter import serve_exports
@@ -21,10 +22,15 @@ from bifrost.exports.progress import Progress
 _PROCESSES = multiprocessing.get_context("spawn")
 
 
+def brisk() -> None:
+    """Pauses are short."""
+    shipment.SHORTEST_S, exporter.POLL_S, dispatch.REST_S = 0.02, 0.02, 0.05
+
+
 def garrison(data_dir: Path, sinks: Sequence[Sink], told: Path, lives: int | None) -> None:
     """Exports until SIGTERM; of ``lives`` batches that were taken the last position is not noted:
     there the process is killed. What is to be said in the audit log becomes lines of ``told``."""
-    shipment.SHORTEST_S, exporter.POLL_S, dispatch.REST_S = 0.02, 0.05, 0.05
+    brisk()
     stop, left = threading.Event(), [lives or 1 << 30]
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     advance = Progress.advance
@@ -41,6 +47,22 @@ def garrison(data_dir: Path, sinks: Sequence[Sink], told: Path, lives: int | Non
 
     Progress.advance = advancing  # type: ignore[method-assign]
     serve_exports(data_dir, lambda: sinks, tell, stop)
+
+
+def patrol(data_dir: Path, sinks: Sequence[Sink]) -> None:
+    """Exports what there is in this process."""
+    brisk()
+    stop, end = threading.Event(), Reader(data_dir).end()
+    advance = Progress.advance
+
+    def advancing(self: Progress, *given: Any, **more: Any) -> bool:
+        moved = advance(self, *given, **more)
+        if all(one.position == end for one in self.standings()):
+            stop.set()
+        return moved
+
+    Progress.advance = advancing  # type: ignore[method-assign]
+    serve_exports(data_dir, lambda: sinks, lambda *_: None, stop)
 
 
 def sent_out(

@@ -14,27 +14,36 @@ import subprocess
 import sys
 import sysconfig
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import pytest
 
 from bifrost.audit import depots
 from bifrost.audit.keeper import TROUBLE
 from bifrost.config.evidence import AuditLogs, Retention
+from bifrost.config.exports import Sink
+from bifrost.exports import targets  # noqa: F401  brought in before the forks
 from tests.keeping import Keeping, Stewarding
+from tests.outpost import patrol
 
 ROOT = Path(__file__).parent.parent
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """A keeper's work on the log in a data directory, until it comes to rest or to its ``fatal``
-    step (0: none). ``torn``: only writes are steps, and half of the fatal one is done. ``steward``:
-    a steward's whole work."""
+    """What is done in a data directory until there is no more to do, or to the ``fatal`` step.
+
+    Archiving and removing by a keeper alone, or with ``steward`` all a steward does; with ``sinks``
+    exporting. ``torn``: only writes are steps, and half of the fatal one is done.
+    """
 
     data_dir: str
-    retention: Retention
+    retention: Retention = Retention()
     steward: bool = False
+    sinks: tuple[Sink, ...] = ()
     fatal: int = 0
     torn: bool = False
 
@@ -46,8 +55,19 @@ class Reaped(NamedTuple):
     steps: int
 
 
+@contextmanager
+def reaping(folder: Path) -> Iterator[Reaper]:
+    """A reaper; skips the test loudly where there is no C compiler."""
+    try:
+        found = Reaper(folder)
+    except FileNotFoundError:
+        pytest.skip("NO C COMPILER IS HERE: KILLS BETWEEN STEPS ARE NOT TESTED")
+    yield found
+    found.close()
+
+
 class Reaper:
-    """The warm process. Raises FileNotFoundError where there is no C compiler."""
+    """The warm process."""
 
     def __init__(self, folder: Path) -> None:
         library = folder / "scythe.so"
@@ -77,6 +97,17 @@ class Reaper:
         assert self._process.returncode == 0
 
 
+def _work(work: Work, place: Path) -> None:
+    if work.sinks:
+        patrol(place, work.sinks)
+    elif work.steward:
+        Stewarding(place, work.retention).settle()
+    else:
+        keeping = Keeping(place, **msgspec.structs.asdict(work.retention))
+        keeping.settle()
+        keeping.settle()
+
+
 def _doomed(work: Work, result: int) -> None:
     """Does the work, if it may; writes how many steps that were, or why it failed."""
     scythe = ctypes.CDLL(None)
@@ -84,12 +115,7 @@ def _doomed(work: Work, result: int) -> None:
     try:
         depots.remember(AuditLogs(retention=work.retention), place / "audit")
         scythe.scythe_set(ctypes.c_long(work.fatal), ctypes.c_int(work.torn))
-        if work.steward:
-            Stewarding(place, work.retention).settle()
-        else:
-            keeping = Keeping(place, **msgspec.structs.asdict(work.retention))
-            keeping.settle()
-            keeping.settle()
+        _work(work, place)
         steps = scythe.scythe_made()
         scythe.scythe_set(ctypes.c_long(-1), ctypes.c_int(0))
         trouble = place / "audit" / TROUBLE

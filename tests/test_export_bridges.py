@@ -12,10 +12,13 @@ import re
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
+import msgspec
 import pytest
 
 from bifrost.config.exports import ElasticExport, OtlpExport, S3Export, Sink, SyslogExport
@@ -25,6 +28,7 @@ from tests.bridge import STUCK, Bridge, Fault, Wire
 from tests.commands import until
 from tests.exporting import PATIENCE_S, House, request
 from tests.outpost import ended, sent_out
+from tests.reaper import Reaper, Work, reaping
 from tests.seaweed import CREDENTIALS, Store, running
 from tests.servers import Osmem, Rotel, Rsyslog
 
@@ -169,7 +173,7 @@ def otel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rotel]:
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
     """One that no other test has."""
-    return f"audit-{request.node.originalname.replace('_', '-')[:40]}-x"
+    return f"audit-{sha256(request.node.name.encode()).hexdigest()[:40]}"
 
 
 RECEIVERS = {"search": Search, "store": Bucketful, "syslog": Syslogd, "otel": Otel}
@@ -308,3 +312,33 @@ def check_killed(house: House, receiver: Receiver, told: Path) -> None:
     for line in lines:
         house._tell(*json.loads(line))
     check_whole(house, receiver, repeated=True)
+
+
+@pytest.fixture(scope="module")
+def reaper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reaper]:
+    with reaping(tmp_path_factory.mktemp("reaper")) as found:
+        yield found
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["steps", "writes"])
+@pytest.mark.parametrize("receiver", ["search", "store"], indirect=True)
+def test_an_exporter_killed_at_any_step_leaves_everything_once(
+    house: House, receiver: Receiver, torn: bool, reaper: Reaper
+) -> None:
+    """Two batches each time, and it dies a step later than the time before."""
+    sink = msgspec.structs.replace(receiver.sink, max_entries=2, interval_s=0.01)
+    assert enlist(house.data_dir, (sink,), house._tell)
+    for fatal in count(1):
+        house.write(*(request(n) for n in range(4 * fatal - 4, 4 * fatal)))
+        work = Work(data_dir=str(house.data_dir), sinks=(sink,), fatal=fatal, torn=torn)
+        reaped = reaper.do(work)
+        if not reaped.killed:
+            break
+    assert fatal > (5 if torn else 30)
+    house.start(sink)
+    house.caught_up("sink")
+    written = {f"{house.origin}/{n}": json.loads(raw) for n, raw in enumerate(house.entries)}
+    held = receiver.held(house.origin)
+    assert len(held) == len(written) and dict(held) == written
+    assert house.dead("sink") == []
+    assert house.standing("sink").sent == len(written)

@@ -23,7 +23,7 @@ from bifrost.audit.segments import segments
 from bifrost.config.evidence import Archive, ArchiveBucket, Retention
 from bifrost.s3 import Bucket
 from tests.keeping import Keeping, Stewarding, check_kept, copy, entries, expire
-from tests.reaper import Reaper, Work
+from tests.reaper import Reaper, Work, reaping
 from tests.seaweed import CREDENTIALS, Store, running
 
 BATCHES = 12  # three segments, two of them sealed
@@ -32,12 +32,8 @@ MONTH_S = 31 * 86_400
 
 @pytest.fixture(scope="module")
 def reaper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reaper]:
-    try:
-        found = Reaper(tmp_path_factory.mktemp("reaper"))
-    except FileNotFoundError:
-        pytest.skip("NO C COMPILER IS HERE: KILLS BETWEEN STEPS ARE NOT TESTED")
-    yield found
-    found.close()
+    with reaping(tmp_path_factory.mktemp("reaper")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
