@@ -7,6 +7,7 @@ A warm process is forked for each piece of work, so that hundreds of deaths take
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import shutil
 import signal
@@ -128,6 +129,7 @@ def _doomed(work: Work, result: int) -> None:
 
 def _reap() -> None:
     """Reads work, forks for each, and tells what became of it."""
+    gc.disable()  # a child lives for a moment and copies what it touches
     for line in sys.stdin.buffer:
         work = msgspec.json.decode(line, type=Work)
         read, write = os.pipe()
