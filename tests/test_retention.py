@@ -314,6 +314,21 @@ def test_what_exports_have_not_sent_waits_but_not_for_ever(tmp_path: Path) -> No
     keeping.close()
 
 
+def test_the_steward_does_not_wait_for_a_hold_that_waits_for_the_steward(tmp_path: Path) -> None:
+    keeping = Keeping(tmp_path, duration="365d")
+    keeping.fill()
+    keeping.age()
+    while keeping.keeper._removing is None:
+        keeping.step()
+    with holds.guarded(keeping.folder):
+        keeping.step()
+        assert Parts(keeping.folder).minimum() == 0 and keeping.trouble == ""
+    keeping.settle()
+    assert Parts(keeping.folder).minimum() > 0 and judged(keeping.folder).intact
+    assert [one.action for one in keeping.steps()] == ["prune"]
+    keeping.close()
+
+
 def test_a_hold_keeps_everything(tmp_path: Path) -> None:
     keeping = Keeping(tmp_path, duration="365d", archive_after="30d")
     keeping.fill()

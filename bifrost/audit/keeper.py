@@ -241,7 +241,7 @@ class Keeper:
         if removing is not None and self._notary.covered <= removing[1]:
             self._removing = removing
         elif removing is not None:
-            self._raise_minimum(removing[0])
+            self._removing = None if self._raise_minimum(removing[0]) else removing
         elif time.monotonic() < self._unripe or holds.holds(self._folder):
             return
         elif ends := self._expired(least):
@@ -302,15 +302,20 @@ class Keeper:
 
         return finished
 
-    def _raise_minimum(self, upto: int) -> None:
-        with holds.guarded(self._folder):
-            note = None if holds.holds(self._folder) else self._notary.minimum(upto)
-            if note is not None:
-                self._note_last()
-                write_whole(self._folder / MINIMUM, note.encode(), 0o644)
+    def _raise_minimum(self, upto: int) -> bool:
+        """False: somebody sets a hold now. He waits for our steward, so we do not wait for him."""
+        try:
+            with holds.guarded(self._folder, wait=False):
+                note = None if holds.holds(self._folder) else self._notary.minimum(upto)
+                if note is not None:
+                    self._note_last()
+                    write_whole(self._folder / MINIMUM, note.encode(), 0o644)
+        except BlockingIOError:
+            return False
         if note is not None:
             self._drop(upto)
             log.info("entries of the audit log were removed", extra={"before": upto})
+        return True
 
     def _drop(self, least: int) -> None:
         """Removes the segments beside us of which no entry is kept."""
