@@ -9,7 +9,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from bifrost.config.load import Stamp, digest, stamp
 from bifrost.config.settings import Network, Provider, Settings
 from bifrost.errors import BifrostError, ConfigError, StoreError
 from bifrost.exports.exporter import enlist, serve_exports, teller
-from bifrost.exports.progress import slowest
+from bifrost.exports.progress import unsent
 from bifrost.governance import declared
 from bifrost.governance.admission import Treasury
 from bifrost.governance.directory import Directory
@@ -257,7 +256,7 @@ class Core:
             access_log=self.settings.server.access_log,
             observers=[thresholds, Tally(self.meters)],
             evidence=self.settings.evidence,
-            unsent=partial(slowest, self.data_dir),
+            unsent=lambda: unsent(self.data_dir, self.settings.evidence.sinks),
         )
         self._tells = True
         self._tell()

@@ -92,6 +92,7 @@ FAMILIES = tuple(
         ("export_lag_seconds", "gauge", ("sink",), "Age of the oldest of them, once it failed."),
         ("export_entries_total", "counter", ("sink",), "Entries a sink took."),
         ("export_dead_letters", "gauge", ("sink",), "Entries a sink refused for good."),
+        ("export_removed_entries", "gauge", ("sink",), "Entries it lacks that retention removed."),
         ("export_failures", "gauge", ("sink",), "Attempts that failed in a row."),
     )
 )  # fmt: skip
@@ -312,7 +313,8 @@ def _webhooks(core: Core) -> dict[str, list[Sample]]:
 def _exports(core: Core) -> dict[str, list[Sample]]:
     """How far each export has got."""
     made: dict[str, list[Sample]] = {}
-    end, now = Reader(core.data_dir).end(), time.time_ns()
+    reader, now = Reader(core.data_dir), time.time_ns()
+    end, oldest = reader.end(), reader.oldest()
     for one in standings(core.data_dir):
         age = max(0, now - one.waiting_since) if one.waiting_since else 0
         for name, value in (
@@ -320,6 +322,7 @@ def _exports(core: Core) -> dict[str, list[Sample]]:
             ("lag_seconds", decimal(age)),
             ("entries_total", str(one.sent)),
             ("dead_letters", str(one.dead)),
+            ("removed_entries", str(max(0, oldest - one.position))),
             ("failures", str(one.failures)),
         ):
             made.setdefault(f"export_{name}", []).append(("", (("sink", one.name),), value))

@@ -58,6 +58,12 @@ class Recorder:
         sequence = policy.record_access(self._gate(), action, first, count, filters)
         self.assure(sequence, "access")
 
+    def hold(self, action: str, name: str) -> None:
+        """Records that a legal hold is set or ended; StoreError: it is not, and that is told."""
+        with self.turn() as durable:
+            policy.record_hold(self._gate(), action, name)
+            durable()
+
     def life(
         self, action: str, config: str, *, before: str | None = None, workers: int = 1
     ) -> None:

@@ -22,7 +22,7 @@ from bifrost._fast.gate import Gate, alive
 from bifrost.audit import events
 from bifrost.audit.clock import Clock
 from bifrost.audit.events import Event
-from bifrost.audit.keeper import Keeper
+from bifrost.audit.keeper import Keeper, Unsent
 from bifrost.audit.log import Log, Reader
 from bifrost.audit.notary import Notary
 from bifrost.audit.observer import Observer
@@ -55,11 +55,11 @@ class Steward:
         access_log: bool = False,
         observers: Sequence[Observer] = (),
         evidence: AuditLogs | None = None,
-        unsent: Callable[[], int | None] = lambda: None,
+        unsent: Unsent = dict,
     ) -> None:
         """Opens the log; raises StoreError when it is damaged or cannot be written.
 
-        ``unsent()``: from which index of the log on exports have still to send, None for none.
+        ``unsent()``: the index of the log that each export has to send next.
         """
         self._data_dir = data_dir
         self._state = data_dir / "state"
@@ -372,7 +372,7 @@ def serve_steward(
     access_log: bool,
     observers: Sequence[Observer] = (),
     evidence: AuditLogs | None = None,
-    unsent: Callable[[], int | None] = lambda: None,
+    unsent: Unsent = dict,
 ) -> None:
     """Waits for the stewardship, then works until ``stop``."""
     lock = Stewardship(data_dir)

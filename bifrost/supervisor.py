@@ -33,7 +33,7 @@ from bifrost.config.settings import Settings
 from bifrost.core import open_gate, recording, stores
 from bifrost.errors import BifrostError, ConfigError
 from bifrost.exports.exporter import any_noted, enlist, serve_exports, teller
-from bifrost.exports.progress import slowest
+from bifrost.exports.progress import unsent
 from bifrost.governance import declared
 from bifrost.governance.directory import Directory
 from bifrost.metering.catalogue import Catalogue
@@ -328,7 +328,8 @@ class Supervisor:
             observers: list[Observer] = [thresholds, Tally(Meters(self.data_dir))]
             serve_steward(
                 self.data_dir, gate, directory, stop, access_log=access, observers=observers,
-                evidence=self.settings.evidence, unsent=partial(slowest, self.data_dir),
+                evidence=self.settings.evidence,
+                unsent=partial(unsent, self.data_dir, self.settings.evidence.sinks),
             )  # fmt: skip
         finally:
             gate.close()

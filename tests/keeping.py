@@ -35,7 +35,7 @@ class Keeping(Scribe):
         self.keep(**retention)
 
     def keep(self, **retention: Any) -> None:
-        self.unsent: int | None = None
+        self.unsent: dict[str, int] = {}
         self.keeper = Keeper(
             self.log, self.notary, Retention(**retention), unsent=lambda: self.unsent, every_s=0.0
         )

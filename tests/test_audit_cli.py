@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from bifrost.audit import events
 from bifrost.audit.log import Reader
 from tests.commands import Office, bifrost, until
 from tests.evidence import copied, entry, payloads, rewritten, written
-from tests.running import RunningGateway, configuration
+from tests.running import BIFROST, RunningGateway, configuration, environment
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +121,59 @@ def test_exit_codes_tell_intact_from_tampered_from_unreadable(tmp_path: Path) ->
     assert done.code == 2 and "no audit log" in done.err
     assert office("audit", "verify", "--since", "a", "--checkpoint", "b").code == 2
     assert office("audit", "verify", "--checkpoint", tmp_path / "absent").code == 2
+
+
+def at_terminal(*arguments: str | Path) -> tuple[int, str, str]:
+    """Runs ``bifrost`` with its standard error at a terminal: exit code, output, what was shown."""
+    ours, theirs = os.openpty()
+    try:
+        process = subprocess.Popen(
+            [*BIFROST, *arguments], stdout=subprocess.PIPE, stderr=theirs, text=True,
+            env=environment() | {"TERM": "xterm"},
+        )  # fmt: skip
+    finally:
+        os.close(theirs)
+    shown = b""
+    try:
+        with process:
+            while piece := _read(ours):
+                shown += piece
+            assert process.stdout is not None
+            out = process.stdout.read()
+    finally:
+        os.close(ours)
+    return process.returncode, out, shown.decode()
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # nobody holds the other end any more
+        return b""
+
+
+def test_at_a_terminal_a_bar_shows_how_far_a_verification_is(tmp_path: Path) -> None:
+    folder = written(tmp_path, 300, segment_bytes=4_000)
+    given = ("audit", "verify", "--data-dir", tmp_path)
+    code, out, shown = at_terminal(*given)
+    assert code == 0 and ": intact" in out and "Verifying" not in out
+    figures = [int(number) for number in re.findall(r"(\d+)%", shown)]
+    assert "Verifying entries" in shown and figures == sorted(figures) and figures[-1] == 100
+    code, out, shown = at_terminal(*given, "--quick", "--json")
+    assert json.loads(out)["intact"] and "Verifying groups" in shown and "100%" in shown
+    rows = payloads(folder)
+    rewritten(folder, [*rows[:6], entry(999), *rows[7:]])
+    code, out, shown = at_terminal(*given)
+    assert code == 1 and "First bad entry: 6" in out and "Verifying entries" in shown
+
+
+def test_elsewhere_a_verification_shows_no_bar(tmp_path: Path) -> None:
+    written(tmp_path, 300)
+    done = subprocess.run(
+        [*BIFROST, "audit", "verify", "--data-dir", tmp_path], capture_output=True, text=True,
+        env=environment(), check=True, timeout=60,
+    )  # fmt: skip
+    assert ": intact" in done.stdout and done.stderr == "" and "Verifying" not in done.stdout
 
 
 def test_without_the_signing_key_events_are_recorded_and_not_signed(

@@ -42,6 +42,13 @@ def test_without_a_block_everything_is_signed_and_kept() -> None:
     assert not read({"audit_logs": {"immutability": {"enabled": False}}}).evidence.signs
 
 
+def test_exports_are_waited_for_as_long_as_is_said() -> None:
+    for said, waits in (("0s", 0), ("2d", 2 * DAY), (None, 0), ("forever", None)):
+        found = read(kept(duration="1Y", wait_for_exports=said)).evidence.retention
+        assert found.waits_ns == waits
+    assert read({}).evidence.retention.waits_ns == 30 * DAY
+
+
 def test_ages_are_never_shorter_than_their_names() -> None:
     ages = ("0d", "90s", "5m", "2h", "2190d", "1w", "1M", "6Y")
     spans = (0, 90, 300, 7200, 2190 * 86400, 604800, 31 * 86400, 6 * 366 * 86400)
@@ -67,6 +74,12 @@ def stored(**archive: object) -> dict[str, Any]:
             kept(duration="a year"),
             "audit_logs.retention.duration: expected a number up to 99999 and one of s m h d w M Y"
             " (M is 31 days, Y 366), at most 100Y, such as '365d', got 'a year'",
+        ),
+        (
+            kept(duration="1Y", wait_for_exports="always"),
+            "audit_logs.retention.wait_for_exports: expected a number up to 99999 and one of s m h"
+            " d w M Y (M is 31 days, Y 366), at most 100Y, such as '365d', or 'forever', got"
+            " 'always'",
         ),
         (
             kept(duration=365),

@@ -296,21 +296,18 @@ def test_without_an_archive_segments_are_removed_where_they_are(tmp_path: Path) 
     assert examined(keeping.folder).intact
 
 
-def test_what_exports_have_not_sent_waits_but_not_for_ever(tmp_path: Path) -> None:
-    keeping = Keeping(tmp_path, duration="365d", wait_for_exports="30d")
+def test_the_steward_does_not_wait_for_a_hold_that_waits_for_the_steward(tmp_path: Path) -> None:
+    keeping = Keeping(tmp_path, duration="365d")
     keeping.fill()
-    many = segments(keeping.folder)
-    keeping.unsent = many[3] + 1
-    keeping.age(-380 * 86_400)
+    keeping.age()
+    while keeping.keeper._removing is None:
+        keeping.step()
+    with holds.guarded(keeping.folder):
+        keeping.step()
+        assert Parts(keeping.folder).minimum() == 0 and keeping.trouble == ""
     keeping.settle()
-    assert Parts(keeping.folder).minimum() == many[3]  # all but the segment it stands in
-    keeping.unsent = many[5]
-    keeping.settle()
-    assert Parts(keeping.folder).minimum() == many[5]
-    keeping.age(-400 * 86_400)
-    keeping.settle()
-    assert Parts(keeping.folder).minimum() == many[-1]
-    assert judged(keeping.folder).intact
+    assert Parts(keeping.folder).minimum() > 0 and judged(keeping.folder).intact
+    assert [one.action for one in keeping.steps()] == ["prune"]
     keeping.close()
 
 

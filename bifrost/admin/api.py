@@ -21,6 +21,7 @@ from bifrost.admin import (
     alerts,
     audit_logs,
     budgets,
+    holds,
     landscape,
     openapi,
     people,
@@ -67,6 +68,7 @@ def operations() -> list[Operation]:
         *reports.operations(),
         *alerts.operations(),
         *audit_logs.operations(),
+        *holds.operations(),
         *verification.operations(),
     ]
     return [*rows, openapi.operation(rows)]
@@ -192,7 +194,7 @@ class Api:
             return ask.operation.handler(self._house, ask)
 
     def _find(self, segments: Sequence[str]) -> tuple[Mapping[str, Operation], dict[str, str]]:
-        """The operations of a path, fixed parts before open ones; raises Problem 404."""
+        """The operations of a path, fixed parts before open ones from the left; or Problem 404."""
         best: tuple[str, ...] | None = None
         for template in self._paths:
             if len(template) == len(segments) and all(
@@ -208,8 +210,8 @@ class Api:
         return self._paths[best], params
 
 
-def _open(template: tuple[str, ...]) -> int:
-    return sum(part[0] == "{" for part in template)
+def _open(template: tuple[str, ...]) -> list[bool]:
+    return [part[0] == "{" for part in template]
 
 
 def _split(scope: Scope) -> tuple[str, list[str]]:

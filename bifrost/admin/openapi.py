@@ -178,11 +178,14 @@ def _tag(row: Operation) -> str:
 
 def _links(row: Operation, rows: Sequence[Operation]) -> dict[str, Any]:
     """What can be done with a new object: the operations of its own path and below."""
-    return {
-        other.name: {"operationId": other.name, "parameters": {"id": "$response.body#/id"}}
-        for other in rows
-        if other.path.startswith(f"{row.path}/{{id}}")
-    }
+    found = {}
+    for other in rows:
+        head, _, rest = other.path.partition("{")
+        if head == f"{row.path}/":
+            name = rest.partition("}")[0]
+            given = {name: f"$response.body#/{name}"}
+            found[other.name] = {"operationId": other.name, "parameters": given}
+    return found
 
 
 def _path_parameters(row: Operation) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ OWN_KEY = "own virtual key"  # the virtual key that is asked about is the creden
 PERMISSIONS = frozenset(
     {
         "audit:read",
+        "audit:write",
         "config:read",
         "governance:read",
         "governance:write",

@@ -11,6 +11,7 @@ from msgspec import Meta
 from bifrost.admin.bodies import parsed
 from bifrost.admin.problems import invalid
 from bifrost.admin.table import Ask, House, Operation, Reply
+from bifrost.audit.cosigners import Cosigner
 from bifrost.audit.log import FOLDER
 from bifrost.audit.notes import NoteError, PublicKey
 from bifrost.audit.verdict import Damaged, Finding, Verdict
@@ -34,6 +35,13 @@ class VerifyBody(Spec, frozen=True, kw_only=True):
     checkpoint: Annotated[
         Note | None, Meta(description="A checkpoint you kept, as a signed note.")
     ] = None
+    witnesses: Annotated[
+        tuple[Note, ...],
+        Meta(
+            max_length=16,
+            description="Public keys of witnesses that must have cosigned the checkpoint.",
+        ),
+    ] = ()
     public_key: Annotated[Note | None, Meta(description="The public key you kept.")] = None
 
 
@@ -61,6 +69,8 @@ def verify(house: House, ask: Ask) -> Reply:
     body = parsed(VerifyBody, ask.document)
     if body.mode == "since" and body.checkpoint is None:
         raise invalid(422, [("checkpoint", "missing; `since` reads what is newer than it")])
+    if body.witnesses and not body.checkpoint:
+        raise invalid(422, [("checkpoint", "missing; witnesses have to have cosigned one")])
     house.recorder.access(f"verify-{body.mode}", 0, 0)
     verdict = _verdict(house.data_dir / FOLDER, body)
     told = msgspec.to_builtins(verdict)
@@ -73,7 +83,13 @@ def _verdict(folder: Path, body: VerifyBody) -> Verdict:
     except NoteError as error:
         raise invalid(422, [("public_key", str(error))]) from None
     try:
-        verification = Verification(folder, kept=body.checkpoint or None, key=key)
+        witnesses = [Cosigner.parse(one) for one in body.witnesses]
+    except NoteError as error:
+        raise invalid(422, [("witnesses", str(error))]) from None
+    try:
+        verification = Verification(
+            folder, kept=body.checkpoint or None, key=key, witnesses=witnesses
+        )
     except NoteError as error:
         raise invalid(422, [("checkpoint", str(error))]) from None
     except Damaged:

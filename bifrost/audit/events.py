@@ -110,8 +110,9 @@ class Exported(
     """Something happened to an export of this log.
 
     ``action``: added, changed, removed (by the configuration), stalled, recovered, dead_letter
-    (``count`` entries from ``first`` on were refused for good), gap (``count`` entries from
-    ``first`` on were gone before they were sent), reset (``first`` is next), replay.
+    (``count`` entries from ``first`` on were refused for good), passed_over (so many are about to
+    be removed, and were not sent), gap (so many were gone when it went on), reset (``first`` is
+    next), replay.
     """
 
     v: int = 1

@@ -20,7 +20,9 @@ from bifrost.audit.tiles import sync_folder, write_whole
 from bifrost.errors import Conflict, NotFound, StoreError
 
 FOLDER = "holds"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+NAMED = "expected 1 to 64 of A-Z a-z 0-9 . _ -, first a letter or digit"
+_NAME = re.compile(NAME)
 _GUARD = "guard"
 
 
@@ -42,10 +44,15 @@ def holds(folder: Path) -> list[Hold]:
         raise StoreError(f"The holds in {folder / FOLDER} cannot be read: {error}") from error
 
 
+def is_name(text: str) -> bool:
+    """Whether a hold may be called so."""
+    return _NAME.fullmatch(text) is not None
+
+
 def add(folder: Path, name: str, actor: str, reason: str, record: Callable[[], None]) -> Hold:
     """Sets a hold, recorded by ``record``; when it returns nothing is removed any more."""
-    if not _NAME.fullmatch(name):
-        raise Conflict("The name of a hold is 1 to 64 of A-Z a-z 0-9 . _ -")
+    if not is_name(name):
+        raise Conflict(f"This is no name of a hold: {NAMED}.")
     hold = Hold(name=name, at=time.time_ns(), actor=actor, reason=reason)
     path = folder / FOLDER / f"{name}.json"
     with guarded(folder):
@@ -64,7 +71,7 @@ def release(folder: Path, name: str, record: Callable[[], None]) -> None:
     """Ends a hold, after that was recorded."""
     path = folder / FOLDER / f"{name}.json"
     with guarded(folder):
-        if not _NAME.fullmatch(name) or not path.exists():
+        if not is_name(name) or not path.exists():
             raise NotFound(f"There is no hold {name!r}.")
         record()
         path.unlink()
@@ -72,13 +79,18 @@ def release(folder: Path, name: str, record: Callable[[], None]) -> None:
 
 
 @contextmanager
-def guarded(folder: Path) -> Iterator[None]:
-    """Alone with the holds for the block, among all processes."""
+def guarded(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Alone with the holds for the block, among all processes.
+
+    Raises BlockingIOError if somebody else is and we do not ``wait``.
+    """
     place = folder / FOLDER
-    place.mkdir(mode=0o700, exist_ok=True)
+    if not place.is_dir():
+        place.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(folder)
     fd = os.open(place / _GUARD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(fd)

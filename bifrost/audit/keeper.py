@@ -15,7 +15,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,11 +43,15 @@ SHORTEST_NS = 1_000_000_000
 TROUBLE = "retention-trouble"
 SAYING = "saying"  # at which index the entry of the part that is being archived will be
 Append = Callable[[list[bytes]], int]
+Unsent = Callable[[], Mapping[str, int]]  # of each export, the index it has to send next
 Step = Callable[[Append], None]
 
 
 class Limits(NamedTuple):
-    """Until when an entry may have happened to be let go; in ns, by whether exports sent it."""
+    """Until when an entry may have happened to be let go; in ns, by whether exports sent it.
+
+    A time before all times lets none go.
+    """
 
     sent: int
     unsent: int
@@ -68,10 +72,10 @@ class Keeper:
         notary: Notary,
         retention: Retention,
         *,
-        unsent: Callable[[], int | None] = lambda: None,
+        unsent: Unsent = dict,
         every_s: float = EVERY_S,
     ) -> None:
-        """``unsent()``: from which index on an export has still to send entries, None for none."""
+        """``unsent()`` raises StoreError if it cannot be told; then nothing is removed."""
         self._log = writer
         self._unsent = unsent
         self._folder = writer.folder
@@ -272,7 +276,7 @@ class Keeper:
         if removing is not None and self._notary.covered <= removing[1]:
             self._removing = removing
         elif removing is not None:
-            self._raise_minimum(removing[0])
+            self._removing = None if self._raise_minimum(removing[0]) else removing
         elif time.monotonic() < self._unripe or holds.holds(self._folder):
             return
         elif ends := self._expired(least):
@@ -300,8 +304,9 @@ class Keeper:
         return ends
 
     def _limits(self) -> Limits:
-        age, now = self._retention.duration_ns or 0, time.time_ns()
-        return Limits(now - age, now - age - self._retention.waits_ns, self._unsent())
+        limit, waits = time.time_ns() - (self._retention.duration_ns or 0), self._retention.waits_ns
+        unsent = -1 if waits is None else limit - waits
+        return Limits(limit, unsent, min(self._unsent().values(), default=None))
 
     def _prune(self, least: int, ends: list[int]) -> Step:
         """Lets go what is old by the word of its last entry, which is signed. In a thread.
@@ -329,19 +334,41 @@ class Keeper:
                     at=time.time_ns(), actor="gateway", action="prune", first=least, end=upto,
                     reason=f"older than {self._retention.duration}",
                 )  # fmt: skip
-                self._removing = upto, append([events.encode(step)])
+                told: list[events.Event] = [*self._passed_over(least, upto), step]
+                index = append([events.encode(one) for one in told])
+                self._removing = upto, index + len(told) - 1
 
         return finished
 
-    def _raise_minimum(self, upto: int) -> None:
-        with holds.guarded(self._folder):
-            note = None if holds.holds(self._folder) else self._notary.minimum(upto)
-            if note is not None:
-                self._note_last()
-                write_whole(self._folder / MINIMUM, note.encode(), 0o644)
+    def _passed_over(self, least: int, upto: int) -> list[events.Exported]:
+        """Which exports have not sent what is about to go: a loss of theirs that is never silent.
+
+        Said here, as they may never come back to say it themselves.
+        """
+        return [
+            events.Exported(
+                at=time.time_ns(), actor="gateway", action="passed_over", sink=sink,
+                first=max(position, least), count=upto - max(position, least),
+                reason=f"not sent {self._retention.wait_for_exports or '0s'} after their time",
+            )
+            for sink, position in sorted(self._unsent().items())
+            if position < upto
+        ]  # fmt: skip
+
+    def _raise_minimum(self, upto: int) -> bool:
+        """False: somebody sets a hold now. He waits for our steward, so we do not wait for him."""
+        try:
+            with holds.guarded(self._folder, wait=False):
+                note = None if holds.holds(self._folder) else self._notary.minimum(upto)
+                if note is not None:
+                    self._note_last()
+                    write_whole(self._folder / MINIMUM, note.encode(), 0o644)
+        except BlockingIOError:
+            return False
         if note is not None:
             self._drop(upto)
             log.info("entries of the audit log were removed", extra={"before": upto})
+        return True
 
     def _drop(self, least: int) -> None:
         """Removes the segments beside us of which no entry is kept."""

@@ -25,6 +25,23 @@ class NoteError(BifrostError):
     """A note, a key or a checkpoint is malformed or not signed as it must be."""
 
 
+def key_id(name: str, kind: bytes, raw: bytes) -> bytes:
+    """The four bytes that signatures name a key with."""
+    return sha256(name.encode() + b"\n" + kind + raw).digest()[:4]
+
+
+def verifier_key(text: str) -> tuple[str, bytes, bytes]:
+    """Name, kind (a byte) and bytes of a key of the form name+id+base64; raises NoteError."""
+    name, _, rest = text.strip().partition("+")
+    number, _, coded = rest.partition("+")
+    raw = _decoded(coded)
+    if not _NAME.fullmatch(name) or not raw:
+        raise NoteError("That is not a public key of the form name+id+base64.")
+    if number != key_id(name, raw[:1], raw[1:]).hex():
+        raise NoteError(f"The public key {name} was altered: its id does not belong to it.")
+    return name, raw[:1], raw[1:]
+
+
 class PublicKey(msgspec.Struct, frozen=True):
     """An Ed25519 verifier key: its name and the 32 bytes."""
 
@@ -34,7 +51,7 @@ class PublicKey(msgspec.Struct, frozen=True):
     @property
     def id(self) -> bytes:
         """The four bytes that signatures name the key with."""
-        return sha256(self.name.encode() + b"\n" + ED25519 + self.raw).digest()[:4]
+        return key_id(self.name, ED25519, self.raw)
 
     @property
     def text(self) -> str:
@@ -44,15 +61,10 @@ class PublicKey(msgspec.Struct, frozen=True):
     @classmethod
     def parse(cls, text: str) -> PublicKey:
         """The key of a text; raises NoteError."""
-        name, _, rest = text.strip().partition("+")
-        number, _, coded = rest.partition("+")
-        raw = _decoded(coded)
-        if not _NAME.fullmatch(name) or raw is None or len(raw) != 33 or raw[:1] != ED25519:
+        name, kind, raw = verifier_key(text)
+        if kind != ED25519 or len(raw) != 32:
             raise NoteError("That is not a public key of the form name+id+base64 (Ed25519).")
-        key = cls(name, raw[1:])
-        if number != key.id.hex():
-            raise NoteError(f"The public key {name} was altered: its id does not belong to it.")
-        return key
+        return cls(name, raw)
 
     def signed(self, message: bytes, signature: bytes) -> bool:
         """Whether this key made the signature."""
@@ -102,26 +114,32 @@ class SigningKey:
         return f"{text}\n{DASH}{self.public.name} {signature}\n"
 
 
-def opened(note: str, key: PublicKey) -> str:
-    """The text of a note that the key has signed; raises NoteError."""
+def signatures(note: str) -> tuple[str, list[tuple[str, bytes, bytes]]]:
+    """The text of a note and its signatures, unchecked: name, key's id, bytes. Or NoteError."""
     text, gap, lines = note.rpartition("\n\n")
     text += "\n"
     if not gap or not lines.endswith("\n") or len(note) > MOST_BYTES:
         raise NoteError("It is not a signed note.")
     if any(ord(char) < 32 and char != "\n" for char in note):
         raise NoteError("It is not a signed note: it holds a control character.")
-    found = False
+    found = []
     for line in lines[:-1].split("\n"):
         name, _, coded = line.removeprefix(DASH).partition(" ")
         raw = _decoded(coded)
         if not line.startswith(DASH) or not _NAME.fullmatch(name) or raw is None or len(raw) < 5:
             raise NoteError("A signature line of the note is malformed.")
-        if name == key.name and raw[:4] == key.id:
-            if not key.signed(text.encode(), raw[4:]):
-                raise NoteError(f"The signature of {key.name} does not fit the note.")
-            found = True
-    if not found:
+        found.append((name, raw[:4], raw[4:]))
+    return text, found
+
+
+def opened(note: str, key: PublicKey) -> str:
+    """The text of a note that the key has signed; raises NoteError."""
+    text, lines = signatures(note)
+    mine = [raw for name, number, raw in lines if name == key.name and number == key.id]
+    if not mine:
         raise NoteError(f"The note is not signed by the key {key.name}+{key.id.hex()}.")
+    if not all(key.signed(text.encode(), raw) for raw in mine):
+        raise NoteError(f"The signature of {key.name} does not fit the note.")
     return text
 
 

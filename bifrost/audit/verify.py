@@ -8,10 +8,11 @@ and is believed only when it gives the signed root.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bifrost.audit import absent, epochs
+from bifrost.audit.cosigners import Cosigner, witnessed
 from bifrost.audit.epochs import Keyring
 from bifrost.audit.log import Reader
 from bifrost.audit.merkle import EMPTY, HASH, fold, leaves
@@ -32,16 +33,23 @@ class Verification:
     """One verification of the log in a folder.
 
     ``kept``: a checkpoint that was kept elsewhere, as a signed note. ``key``: the public key that
-    was kept elsewhere. Raises Damaged when keys or checkpoint are beyond reading, StoreError when
-    there is nothing that could be verified, NoteError when ``kept`` is no checkpoint.
+    was kept elsewhere. ``witnesses`` have to have cosigned ``kept``. Raises Damaged when keys or
+    checkpoint are beyond reading, StoreError when there is nothing that could be verified,
+    NoteError when ``kept`` is no checkpoint or a witness did not cosign it.
     """
 
     def __init__(
-        self, folder: Path, *, kept: str | None = None, key: PublicKey | None = None
+        self,
+        folder: Path,
+        *,
+        kept: str | None = None,
+        key: PublicKey | None = None,
+        witnesses: Sequence[Cosigner] = (),
     ) -> None:
         self._folder = folder
         self._tiles = Tiles(folder)
         self._kept: Checkpoint | None = None
+        self._seen = [(one.name, one.seen(kept)) for one in witnesses if kept is not None]
         try:
             signed = Signed.load(folder)
             if signed is None:
@@ -392,6 +400,7 @@ class Verification:
                 verdict.proved.append(
                     f"Nothing of the {self._kept.size:,} entries of your checkpoint was changed."
                 )
+            verdict.proved += [witnessed(name, at) for name, at in self._seen]
         if verdict.not_covered:
             verdict.not_proved.append(
                 f"Anything about {verdict.not_covered} entries from {self._signed.size} on: they "

@@ -13,6 +13,7 @@ import msgspec
 
 from bifrost.admin.objects import whole as timestamp
 from bifrost.audit import extracts
+from bifrost.audit.cosigners import Cosigner
 from bifrost.audit.epochs import text as text_of
 from bifrost.audit.extracts import Wanted
 from bifrost.audit.log import FOLDER, Reader
@@ -21,13 +22,14 @@ from bifrost.audit.notary import Signed
 from bifrost.audit.notes import NoteError, PublicKey
 from bifrost.audit.proofs import MOST_PROOF, check, prove
 from bifrost.audit.segments import segments
-from bifrost.audit.verdict import Damaged, Verdict
+from bifrost.audit.verdict import Damaged
 from bifrost.audit.verify import Verification
 from bifrost.cli import content as contents
 from bifrost.cli import retention
 from bifrost.cli.exports import exports
 from bifrost.cli.store import json_option, print_json, recorded, table
 from bifrost.cli.usage import Moment
+from bifrost.cli.verdict import bar, show_verdict
 from bifrost.errors import BifrostError, StoreError
 from bifrost.exports.formats import Lines, last_line, line
 
@@ -100,9 +102,12 @@ def _folder(data_dir: Path) -> Path:
 
 
 def _key(given: str | None) -> PublicKey | None:
-    if given is None:
-        return None
-    return PublicKey.parse(text_of(Path(given)) if Path(given).is_file() else given)
+    return None if given is None else PublicKey.parse(_text(given))
+
+
+def _text(given: str) -> str:
+    """A key that was given itself, or in a file."""
+    return text_of(Path(given)) if Path(given).is_file() else given
 
 
 @audit.command()
@@ -118,13 +123,19 @@ def _key(given: str | None) -> PublicKey | None:
     type=click.Path(path_type=Path),
     help="As --checkpoint, but only entries newer than it are read.",
 )
+@click.option(
+    "--witness",
+    "witnesses",
+    multiple=True,
+    help="Public key of a witness that must have cosigned your checkpoint, or a file with it.",
+)
 @click.option("--processes", type=click.IntRange(1, 64), help="At most so many.  [default: cores]")
 @key_option(required=False)
 @json_option
 @log_option
 def verify(
-    quick: bool, kept: Path | None, since: Path | None, processes: int | None, key: str | None,
-    as_json: bool, data_dir: Path,
+    quick: bool, kept: Path | None, since: Path | None, witnesses: tuple[str, ...],
+    processes: int | None, key: str | None, as_json: bool, data_dir: Path,
 ) -> None:  # fmt: skip
     """Tell whether anything that was recorded was changed, removed, inserted or moved.
 
@@ -135,15 +146,21 @@ def verify(
     Example:
       bifrost audit verify --public-key audit.pub --checkpoint kept-2026-11-25
       bifrost audit verify --quick
+      bifrost audit verify --checkpoint cosigned --witness witness.pub
       bifrost audit verify --data-dir /mnt/copy/audit --json
     """
     if (kept is not None) + (since is not None) + (quick and since is not None) > 1:
         raise click.UsageError("Give one of --checkpoint and --since; --since is not for --quick.")
+    if witnesses and kept is None and since is None:
+        raise click.UsageError("--witness is about a checkpoint you kept: give --checkpoint too.")
     with readable():
         note = (since or kept) and text_of(since or kept)  # type: ignore[arg-type]
-        verification = Verification(_folder(data_dir), kept=note or None, key=_key(key))
+        verification = Verification(
+            _folder(data_dir), kept=note or None, key=_key(key),
+            witnesses=[Cosigner.parse(_text(one)) for one in witnesses],
+        )  # fmt: skip
         length = verification.picks() if quick else verification.length(since=since is not None)
-        with _bar(length, "groups" if quick else "entries") as progress:
+        with bar(length, "groups" if quick else "entries") as progress:
             if quick:
                 verdict = verification.quick(progress)
             elif since is not None:
@@ -153,33 +170,8 @@ def verify(
     if as_json:
         print_json({"intact": verdict.intact, **msgspec.to_builtins(verdict)})
     else:
-        _print(verdict)
+        show_verdict(verdict)
     sys.exit(TAMPERED if not verdict.intact else UNREADABLE if verdict.unread else 0)
-
-
-@contextmanager
-def _bar(length: int, what: str) -> Iterator[Callable[[int], object]]:
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    with click.progressbar(length=length, label=f"Verifying {what}", file=sys.stderr) as bar:
-        yield bar.update
-
-
-def _print(verdict: Verdict) -> None:
-    found = "intact" if verdict.intact else "NOT INTACT"
-    if verdict.intact and verdict.unread:
-        found = f"NOT WHOLLY READ: {verdict.unread:,} entries are out of reach"
-    click.echo(f"Audit log {verdict.origin}: {found}")
-    if verdict.first_bad is not None:
-        click.echo(f"First bad entry: {verdict.first_bad}")
-    for finding in verdict.findings:
-        click.echo(f"  - {finding.what}")
-    for title, sentences in (("Proved:", verdict.proved), ("Not proved:", verdict.not_proved)):
-        if sentences:
-            click.echo(title)
-        for sentence in sentences:
-            click.echo(f"  - {sentence}")
 
 
 @audit.command("checkpoint")

@@ -71,10 +71,10 @@ def add(name: str, reason: str, data_dir: Path) -> None:
     Example:
       bifrost audit hold add case-7 --reason "discovery, Smith v. Acme"
     """
-    with recorded(data_dir, reason=reason) as (_, gate, recorder):
+    with recorded(data_dir, reason=reason) as (_, _, recorder):
         holds.add(
             data_dir / FOLDER, name, policy.actor(), reason,
-            lambda: recorder.assure(policy.record_hold(gate, "hold", name), "hold"),
+            lambda: recorder.hold("hold", name),
         )  # fmt: skip
     click.echo(f"Hold {name} is set: no entry of the audit log is removed.")
 
@@ -90,11 +90,8 @@ def remove(name: str, reason: str, data_dir: Path) -> None:
     Example:
       bifrost audit hold remove case-7
     """
-    with recorded(data_dir, reason=reason) as (_, gate, recorder):
-        holds.release(
-            data_dir / FOLDER, name,
-            lambda: recorder.assure(policy.record_hold(gate, "release", name), "end of the hold"),
-        )  # fmt: skip
+    with recorded(data_dir, reason=reason) as (_, _, recorder):
+        holds.release(data_dir / FOLDER, name, lambda: recorder.hold("release", name))
     click.echo(f"Hold {name} is ended.")
 
 

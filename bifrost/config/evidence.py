@@ -13,7 +13,9 @@ from bifrost.config.findings import Findings
 from bifrost.config.values import AGE, age_ns, is_address, is_local
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+FOREVER = "forever"
 Age = Annotated[Text, Meta(extra_json_schema=or_reference(AGE.pattern))]
+Patience = Annotated[Text, Meta(extra_json_schema=or_reference(f"{AGE.pattern}|{FOREVER}"))]
 
 
 class ArchiveBucket(Spec, frozen=True, kw_only=True):
@@ -67,13 +69,18 @@ class Retention(Spec, frozen=True, kw_only=True):
     ] = None
     archive: Annotated[Archive, Meta(description="Where the archive is.")] = Archive()
     wait_for_exports: Annotated[
-        Age | None,
-        Meta(description="Age beyond duration up to which unsent entries stay; null: none does."),
+        Patience | None,
+        Meta(
+            description="Age beyond duration up to which unsent entries stay; forever: until every"
+            " export has them; null: none stays."
+        ),
     ] = "30d"
 
     @property
-    def waits_ns(self) -> int:
-        """``wait_for_exports`` in ns."""
+    def waits_ns(self) -> int | None:
+        """``wait_for_exports`` in ns, None for ever."""
+        if self.wait_for_exports == FOREVER:
+            return None
         return 0 if self.wait_for_exports is None else age_ns(self.wait_for_exports)
 
     @property
@@ -159,16 +166,19 @@ def check_evidence(outer: AuditLogs | None, wrapped: Enterprise, findings: Findi
 def _retention(place: str, block: AuditLogs, findings: Findings) -> None:
     kept = block.retention
     ages: dict[str, int] = {}
-    for field, text in {"duration": kept.duration, "archive_after": kept.archive_after}.items():
+    waits = None if kept.wait_for_exports == FOREVER else kept.wait_for_exports
+    given = {"duration": kept.duration, "archive_after": kept.archive_after}
+    for field, text in {**given, "wait_for_exports": waits}.items():
         try:
             if text:
                 ages[field] = age_ns(text)
         except ValueError as error:
             here = f"{place}.{field}"
-            findings.add(here, f"{error}, got {findings.shown(here, text or '')}")
+            other = f", or '{FOREVER}'" if field == "wait_for_exports" else ""
+            findings.add(here, f"{error}{other}, got {findings.shown(here, text or '')}")
     if ages.get("duration") == 0:
         findings.add(f"{place}.duration", "would remove everything at once; expected at least '1s'")
-    if len(ages) == 2 and ages["archive_after"] >= ages["duration"]:
+    if len(ages.keys() & given.keys()) == 2 and ages["archive_after"] >= ages["duration"]:
         findings.add(
             f"{place}.archive_after",
             f"{kept.archive_after} is not before the entries are removed, after {kept.duration}",

@@ -102,7 +102,7 @@ class Dispatch:
             return self._skip(position)
         load = await asyncio.to_thread(self._load, position, planned)
         if load.upto == position:
-            return False
+            return load.more
         dead: list[DeadLetter] = []
         if load.items:
             if self._target.planned and planned != load.upto:
@@ -126,6 +126,8 @@ class Dispatch:
         size, at = 0, position
         while True:
             found = self._reader.read(at, min(STRIDE, planned - at) if planned > at else STRIDE)
+            if found and found[0][0] != at:  # removed meanwhile: the next round says so
+                return Load(items, at, True)
             for index, raw in found:
                 item = self._item(index, raw)
                 if item is not None:

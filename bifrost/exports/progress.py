@@ -295,6 +295,10 @@ def standings(data_dir: Path) -> list[Standing]:
         progress.close()
 
 
-def slowest(data_dir: Path) -> int | None:
-    """The lowest index that a sink has still to send; None without sinks. Raises StoreError."""
-    return min((one.position for one in standings(data_dir)), default=None)
+def unsent(data_dir: Path, sinks: Sequence[Sink]) -> dict[str, int]:
+    """The index that each sink has to send next. Raises StoreError.
+
+    A configured one that is not yet noted has to send all, unless it begins at the log's end.
+    """
+    configured = {sink.name: 0 for sink in sinks if sink.start == "oldest"}
+    return configured | {one.name: one.position for one in standings(data_dir)}

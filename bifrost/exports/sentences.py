@@ -77,7 +77,7 @@ def ending(event: dict[str, Any]) -> Ending:
     said = event.get("outcome", event.get("decision"))
     if said is None:
         done = event.get("action")
-        return "failure" if done in ("stalled", "dead_letter", "gap") else "success"
+        return "failure" if done in ("stalled", "dead_letter", "passed_over", "gap") else "success"
     if said in GOOD:
         return "success"
     return "failure" if said in BAD else "unknown"
