@@ -19,20 +19,25 @@ cdef class Listener(Follower):
     # the request that comes in
     cdef bytes head                     # its beginning, while the rest is missing
     cdef bytes raw, url, query, target
-    cdef list headers, parts
-    cdef Py_ssize_t length, missing
+    cdef list headers
+    cdef bytes body                     # written to while it is nobody else's
+    cdef Py_ssize_t length, filled
     cdef bint unusual, headed
     cdef bytes held                     # what came behind it
     # the call under way
     cdef Call call
     cdef Exchange exchange
     cdef list request                   # until the provider answers
+    cdef list parts                     # of an answer that goes out whole
+    cdef Py_ssize_t gathered            # bytes in them
     cdef bytes opening                  # head of a stream that waits for its first piece
     cdef bint answering, streaming
 
     cdef int _feed(self, bytes data) except -1
     cdef int _begin(self, bytes data, Py_ssize_t end) except -1
     cdef bint _hot(self) except -1
+    cdef int _take(self, bytes data, Py_ssize_t start) except -1
+    cdef int _filled(self, Py_ssize_t size) except -1
     cdef int _read_whole(self) except -1
     cdef int _cool(self, bytes data) except -1
     cdef int _chill(self) except -1

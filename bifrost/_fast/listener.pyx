@@ -2,16 +2,18 @@
 
 A request on a hot route that the desk admits goes its whole way here, from callback to callback,
 without a task, a scope or a message. Everything else goes, byte for byte as it came, to uvicorn's
-own protocol and so to the app. Heads are parsed by llhttp (through httptools) on both ways.
+own protocol and so to the app. Heads are parsed by llhttp (through httptools) on both ways. A body
+is read from the socket into the bytes that leave for the provider.
 """
 
 import asyncio
 import logging
 
 cimport cython
+from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t
-from libc.string cimport memchr, memcmp
+from libc.string cimport memchr, memcmp, memcpy
 
 from httptools import HttpRequestParser
 
@@ -39,9 +41,14 @@ cdef enum:
     MOST_HEADERS = 256
     MOST_HELD = 65_536          # bytes of pipelined requests before reading pauses
     JOIN_BELOW = 16_384         # one copy of so few bytes is cheaper than a vectored write
+    FIRST = 16_384              # bytes that a read takes in whose meaning is not known yet
+    ROOM = 1_048_576            # bytes of a body that are made room for before any has come
 
 cdef enum:
     IDLE, HEAD, BODY, BUSY, ASGI
+
+cdef char _scratch[262_144]     # what is read, until the callback that it is for returns
+
 
 cdef Py_ssize_t _blank_line(bytes data) noexcept:
     """Where the end of a head begins, -1 if it is not there."""
@@ -154,6 +161,25 @@ cdef class Listener(Follower):
                 self._chill()
                 self.cold.late()
 
+    def get_buffer(self, hint):
+        return self
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        """Where the transport puts what it reads next: into the body, if that is what comes."""
+        if self.state == BODY:
+            PyBuffer_FillInfo(view, self, PyBytes_AS_STRING(self.body) + self.filled,
+                              PyBytes_GET_SIZE(self.body) - self.filled, False, flags)
+        else:
+            PyBuffer_FillInfo(view, self, _scratch, FIRST if self.state < BODY else sizeof(_scratch),
+                              False, flags)
+
+    def buffer_updated(self, Py_ssize_t size):
+        if self.state == BODY:
+            self.touched = monotonic()
+            self._filled(size)
+        else:
+            self.data_received(PyBytes_FromStringAndSize(_scratch, size))
+
     def data_received(self, bytes data):
         self.touched = monotonic()
         if self.state == ASGI:
@@ -168,19 +194,16 @@ cdef class Listener(Follower):
                 self.read_paused = True
                 self.transport.pause_reading()
             return
-        self._feed(data)
+        if self.state == BODY:
+            self._take(data, 0)
+        else:
+            self._feed(data)
 
     # -- a request comes in --------------------------------------------------------------------
 
     cdef int _feed(self, bytes data) except -1:
-        """Takes bytes of a request: up to the end of its head, then of its body."""
+        """Takes bytes of a request up to the end of its head."""
         cdef Py_ssize_t end
-        if self.state == BODY:
-            self.parts.append(data)
-            self.missing -= PyBytes_GET_SIZE(data)
-            if self.missing <= 0:
-                self._read_whole()
-            return 0
         if self.head is not None:
             data, self.head = self.head + data, None
         end = _blank_line(data)
@@ -214,12 +237,34 @@ cdef class Listener(Follower):
             self._cool(data)
             return 0
         self.raw = head
-        self.missing = self.length - (PyBytes_GET_SIZE(data) - end)
-        self.parts = [data[end:]] if end < PyBytes_GET_SIZE(data) else []
-        if self.missing > 0:
-            self.state = BODY
-        else:
+        self.state, self.filled = BODY, 0
+        self.body = PyBytes_FromStringAndSize(NULL, min(self.length, ROOM))
+        self._take(data, end)
+        return 0
+
+    cdef int _take(self, bytes data, Py_ssize_t start) except -1:
+        """Takes bytes of a body from there on, and keeps what comes behind it."""
+        cdef Py_ssize_t size
+        while True:
+            size = min(PyBytes_GET_SIZE(data) - start, PyBytes_GET_SIZE(self.body) - self.filled)
+            memcpy(PyBytes_AS_STRING(self.body) + self.filled, PyBytes_AS_STRING(data) + start, size)
+            start += size
+            if self.filled + size == self.length:
+                self.held = data[start:] if start < PyBytes_GET_SIZE(data) else None
+            self._filled(size)
+            if self.state != BODY or start == PyBytes_GET_SIZE(data):
+                return 0
+
+    cdef int _filled(self, Py_ssize_t size) except -1:
+        """So many bytes more of the body are there."""
+        cdef bytes more
+        self.filled += size
+        if self.filled == self.length:
             self._read_whole()
+        elif self.filled == PyBytes_GET_SIZE(self.body):
+            more = PyBytes_FromStringAndSize(NULL, min(self.length, 4 * self.filled))
+            memcpy(PyBytes_AS_STRING(more), PyBytes_AS_STRING(self.body), self.filled)
+            self.body = more
         return 0
 
     cdef bint _hot(self) except -1:
@@ -265,11 +310,8 @@ cdef class Listener(Follower):
 
     cdef int _read_whole(self) except -1:
         """The request is complete; what follows it waits."""
-        cdef bytes body = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
-        self.parts = None
-        if self.missing < 0:
-            self.held = body[self.length:]
-            body = body[:self.length]
+        cdef bytes body = self.body
+        self.body = None
         self.state = BUSY
         if not self._admit(body):
             rest, self.held = self.held, None
@@ -294,7 +336,7 @@ cdef class Listener(Follower):
             if self.write_paused:
                 self.cold.pause_writing()
         self.state = ASGI
-        self.head = self.raw = self.parser = self.headers = self.parts = None
+        self.head = self.raw = self.parser = self.headers = self.body = None
         return 0
 
     # -- the call ------------------------------------------------------------------------------
@@ -401,7 +443,7 @@ cdef class Listener(Follower):
                 raise exchange._pool.raised(exchange.error())
             self.answering = True
             self.request = self.parts = None
-            self.missing = 0
+            self.gathered = 0
             call.exchange = exchange
             self.streaming = hall.stations.answered(call)
             if self.streaming:
@@ -427,8 +469,8 @@ cdef class Listener(Follower):
         if self.parts is None:
             self.parts = []
         self.parts.append(chunk)
-        self.missing += PyBytes_GET_SIZE(chunk)
-        if self.missing > hall.max_answer:
+        self.gathered += PyBytes_GET_SIZE(chunk)
+        if self.gathered > hall.max_answer:
             text = f"sent a response of more than {hall.max_answer} bytes"
             raise exchange._pool.raised(Broken(text, sent=True))
         if exchange.complete:
