@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ from bifrost.audit.notary import Notary
 from bifrost.audit.parts import FOLDER as ARCHIVED
 from bifrost.audit.parts import LAST, MINIMUM, Manifest, Parts, is_whole, object_name, pack
 from bifrost.audit.segments import hashed, path_of, segments
+from bifrost.audit.task import Append, Step, Task
 from bifrost.audit.tiles import Tiles, sync_folder, write_whole
 from bifrost.config.evidence import Retention
 from bifrost.errors import BifrostError, StoreError
@@ -42,9 +42,7 @@ DAY_NS = 86_400_000_000_000
 SHORTEST_NS = 1_000_000_000
 TROUBLE = "retention-trouble"
 SAYING = "saying"  # at which index the entry of the part that is being archived will be
-Append = Callable[[list[bytes]], int]
 Unsent = Callable[[], Mapping[str, int]]  # of each export, the index it has to send next
-Step = Callable[[Append], None]
 
 
 class Limits(NamedTuple):
@@ -396,36 +394,3 @@ class Keeper:
             self._patience = time.monotonic() + LOCKED_S if locked else 0.0
 
         return finished
-
-
-class Task:
-    """Slow work in a thread; what it returns is the steward's to do."""
-
-    def __init__(self, work: Callable[[], Step]) -> None:
-        self._work = work
-        self._step: Step | None = None
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="bifrost-keeper", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._step = self._work()
-        except Exception as error:
-            self._error = error
-
-    @property
-    def done(self) -> bool:
-        """Whether it has ended."""
-        return not self._thread.is_alive()
-
-    def join(self, timeout: float) -> None:
-        """Waits for it, at most so many seconds."""
-        self._thread.join(timeout)
-
-    def finish(self, append: Append) -> None:
-        """Does what is left to the steward, or raises what went wrong."""
-        if self._error is not None:
-            raise self._error
-        assert self._step is not None
-        self._step(append)
