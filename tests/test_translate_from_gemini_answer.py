@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from google.genai import types
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,6 +95,27 @@ def test_a_whole_answer() -> None:
     assert lines == {"text": LINES["text"]}
     assert last == {"functionCall": {"id": "toolu_2", "name": "a.b", "args": {}}}
     assert told["usageMetadata"] == COUNTED
+
+
+def test_googles_sdk_reads_it_and_sends_it_back() -> None:
+    """Its signatures are bytes, which it writes in another alphabet."""
+    pieces = chunks(replayed(parts(*BLOCKS, stop="tool_use")))
+    whole = answered(message(*BLOCKS, stop="tool_use", model="x"))[1]
+    for told in ([whole], pieces):
+        read = [types.GenerateContentResponse.model_validate(one) for one in told]
+        history = [
+            candidate.content.model_dump(mode="json", by_alias=True, exclude_none=True)
+            for one in read
+            for candidate in one.candidates or ()
+            if candidate.content
+        ]
+        wanted = json.loads(translation(contents=[{"parts": [{"text": "Hi"}]}, *history]).body)
+        said = wanted["messages"][1]["content"]
+        assert [block["type"] for block in said] == [
+            "thinking", "text", "thinking", "redacted_thinking", "tool_use", "text", "tool_use",
+        ]  # fmt: skip
+        assert [said[0], said[2], said[3]] == [THOUGHT, HIDDEN, REDACTED]
+        assert said[6]["name"] == RENAMED
 
 
 def test_thoughts_are_shown_to_those_who_ask() -> None:
