@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pydantic
 import pytest
 from google import genai
 from google.genai import errors, types
@@ -178,6 +179,45 @@ def test_a_function_of_python_is_called_by_the_sdk_itself(tmp_path: Path) -> Non
             config = types.GenerateContentConfig(tools=[bash])
             answer = client.models.generate_content(model=CLAUDE, contents="Go.", config=config)
         assert called and "sunny" in (answer.text or "")
+    finally:
+        gateway.stop()
+        mock.stop()
+
+
+def test_an_answer_of_a_form_is_read_by_the_sdk(gateway: RunningGateway, mock: RunningMock) -> None:
+    class City(pydantic.BaseModel):
+        name: str
+        inhabitants: int
+
+    class Country(pydantic.BaseModel):
+        capital: City
+        cities: list[City]
+
+    config = types.GenerateContentConfig(
+        response_mime_type="application/json", response_schema=Country
+    )
+    with sdk(gateway) as client:
+        answer = client.models.generate_content(model=CLAUDE, contents="Go.", config=config)
+    assert answer.parsed == Country(capital=City(name="mock", inhabitants=1), cities=[])
+    schema = told(mock)["output_config"]["format"]["schema"]
+    assert schema["properties"]["cities"]["items"]["additionalProperties"] is False
+
+
+@pytest.mark.parametrize("model", [GEMINI, CLAUDE])
+def test_a_slow_stream_shows_signs_of_life_that_the_sdk_passes_over(
+    tmp_path: Path, model: str
+) -> None:
+    mock = RunningMock(tmp_path, "--chunks", "3", "--chunk-interval-ms", "400")
+    config = both(mock.url) | {"server": {"ping_interval_s": 0.1}}
+    gateway = RunningGateway(tmp_path / "g", config)
+    try:
+        answer = posted(gateway, asked(), model, "streamGenerateContent", "?alt=sse")
+        assert "\n\n\n\n" in answer.text.replace("\r\n", "\n")
+        assert ": ping" not in answer.text
+        assert posted(gateway, asked(), model, "streamGenerateContent").json()
+        with sdk(gateway) as client:
+            chunks = list(client.models.generate_content_stream(model=model, contents="Hi"))
+        assert len(chunks) >= 3 and chunks[-1].usage_metadata
     finally:
         gateway.stop()
         mock.stop()

@@ -14,6 +14,8 @@ from bifrost.translate.chat_answer import BYTES_A_TOKEN, decoded, guessed
 from bifrost.translate.chat_answer import message as begun
 from bifrost.translate.chat_stream import DELTA, DELTAS, MOST_LINE, event
 from bifrost.translate.gemini_answer import blocked, broken, counted, masked
+from bifrost.translate.gemini_request import UNSIGNED
+from bifrost.translate.gemini_signature import holds_sealed, is_sealed
 from bifrost.translate.translation import SENSELESS, Stream, Traits
 
 Json = dict[str, Any]
@@ -38,6 +40,8 @@ class GeminiGemini:
             # What was governed is what is sent: a field that was given twice is there once.
             if _TOOLS in members:
                 members[_TOOLS] = _elements(members[_TOOLS])
+            if holds_sealed(body):
+                members["contents"] = _unsealed(msgspec.json.decode(members["contents"]))
             config: Json = dict(_members(members.get(_CONFIG) or b"{}"))
             if max_tokens:
                 config[LIMIT] = max_tokens
@@ -116,6 +120,18 @@ class GeminiMeter:
             self._made += len(text.encode("utf-8", "replace"))
             made += DELTA % (0, *DELTAS["text"], _encode(text))
         return made
+
+
+def _unsealed(contents: list[Json]) -> list[Json]:
+    """A conversation that Claude has had a part in: its signatures mean nothing to Gemini, which
+    refuses a call without any."""
+    for content in contents:
+        for part in content.get("parts") or ():
+            if is_sealed(part.get("thoughtSignature")):
+                del part["thoughtSignature"]
+                if part.get("functionCall"):
+                    part["thoughtSignature"] = UNSIGNED
+    return contents
 
 
 def _said(told: Json) -> list[str]:

@@ -36,13 +36,23 @@ def seal(blocks: list[Json]) -> str:
 
 def opened(signature: object) -> list[Json]:
     """The blocks; none for a signature that is not Claude's or was changed."""
-    if not isinstance(signature, str) or not signature.startswith(_START):
+    if not is_sealed(signature):
         return []
     try:
-        blocks = _decode(b64decode(plain(signature), validate=True)[len(PREFIX) :])
+        blocks = _decode(b64decode(plain(str(signature)), validate=True)[len(PREFIX) :])
     except (ValueError, RecursionError):
         return []
     return [block for block in blocks if _signed(block)]
+
+
+def is_sealed(signature: object) -> bool:
+    """Whether a ``thoughtSignature`` is of our making, which no Gemini would accept."""
+    return isinstance(signature, str) and signature.startswith(_START)
+
+
+def holds_sealed(body: bytes) -> bool:
+    """Whether a body may have such a signature."""
+    return b'"%b' % _START.encode() in body
 
 
 def _signed(block: dict[str, str]) -> bool:
