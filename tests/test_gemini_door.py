@@ -282,6 +282,8 @@ def test_snake_case_and_single_objects_are_governed_alike(
         (asked(generation_config={"candidate_count": 2}), 400, "candidateCount"),
         (asked(generation_config={}, generationConfig={}), 400, "given twice"),
         (asked(generationConfig={"responseModalities": ["AUDIO"]}), 400, "responseModalities"),
+        (asked(generationConfig={"responseFormat": {"image": {}}}), 400, "responseFormat"),
+        (asked(generationConfig={"speechConfig": {"a": 1}}), 400, "speechConfig"),
         (asked(tools=[{"googleSearch": {}}]), 400, "googleSearch"),
         (asked(tools=[{"code_execution": {}}]), 400, "codeExecution"),
         (asked(tools={"urlContext": {}}), 400, "urlContext"),
@@ -355,6 +357,26 @@ def test_a_spent_budget_is_said_as_gemini_cli_shows_it(mock: RunningMock, tmp_pa
         with sdk(gateway) as client, pytest.raises(errors.ClientError, match="budget") as caught:
             client.models.generate_content(model=CLAUDE, contents="Hi")
         assert (caught.value.code, caught.value.status) == (429, "RESOURCE_EXHAUSTED")
+    finally:
+        gateway.stop()
+
+
+@pytest.mark.parametrize("model", [GEMINI, CLAUDE])
+def test_a_small_budget_lowers_the_limit(mock: RunningMock, tmp_path: Path, model: str) -> None:
+    poor = [{"max_limit": "0.01" if model == GEMINI else "0.05", "reset_duration": "1Y"}]
+    gateway = RunningGateway(tmp_path, both(mock.url, budgets=poor))
+    try:
+        answer = posted(gateway, asked(generationConfig={"maxOutputTokens": 60_000}), model)
+        assert answer.status_code == 200, answer.text
+        limit = int(answer.headers["x-bf-output-limit"])
+        assert 1_024 <= limit < 60_000
+        sent = told(mock)
+        own = sent.get("max_tokens") or sent["generationConfig"]["maxOutputTokens"]
+        assert own == limit
+        elsewhere = {"fileUri": "https://example.com/a.png", "mimeType": "image/png"}
+        for large in (asked({"fileData": elsewhere}), asked(continuationToken="AA==")):
+            full = posted(gateway, large, model)
+            assert full.status_code == 429, "what is not in the body may fill the window"
     finally:
         gateway.stop()
 

@@ -376,6 +376,8 @@ def test_forms_of_answers() -> None:
         "type": "integer", "description": "Years. (minimum: 0)",
     }  # fmt: skip
     assert schema["properties"]["tags"]["description"] == "(maxItems: 3)"
+    newer = {"responseFormat": [{"text": {"mimeType": "APPLICATION_JSON", "schema": person}}]}
+    assert translated(user("Hi"), generationConfig=newer) == asked(person)
     node = {"type": "object", "properties": {"next": {"$ref": "#/$defs/n"}}}
     used = {"type": "object", "properties": {"p": {"$ref": "#/$defs/s"}},
             "$defs": {"s": {"type": "string"}}}  # fmt: skip
@@ -399,6 +401,7 @@ def test_forms_of_answers() -> None:
     ("more", "says"),
     [
         ({"cachedContent": "cachedContents/1"}, "cachedContent"),
+        ({"continuationToken": "AA=="}, "continuationToken"),
         ({"tools": [{"googleSearch": {}}]}, "googleSearch"),
         ({"contents": [{"role": "robot", "parts": []}]}, "robot"),
         ({"contents": 7}, "not a Gemini request"),

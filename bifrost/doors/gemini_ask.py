@@ -49,6 +49,8 @@ def ask(asked: Json) -> Json:
     content = [
         block for one in spoken for part in one.get("parts") or () for block in _blocks(part)
     ]
+    if asked.get("continuationToken"):  # what it goes on with is not in the body
+        content.append({"type": "file"})
     found["messages"] = [{"role": "user", "content": content}]
     return found
 
@@ -59,6 +61,10 @@ def _check(config: Json) -> None:
             raise blocked(f"generationConfig.{field}", why)
     if (config.get("candidateCount") or 1) != 1:
         raise blocked("generationConfig.candidateCount", "one answer at a time can be bounded")
+    for form in config.get("responseFormat") or ():
+        for kind, given in form.items():
+            if kind != "text" and given is not None:
+                raise blocked(f"generationConfig.responseFormat: {kind}", _NO_PRICE)
     if {str(one).upper() for one in config.get("responseModalities") or ()} - {"TEXT"}:
         raise blocked("generationConfig.responseModalities", _NO_PRICE)
 

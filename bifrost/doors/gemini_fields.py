@@ -30,7 +30,8 @@ _SHAPES: dict[str, dict[str, str]] = {
     "response": {"parts": "part[]"},
     "tool": {"functionDeclarations": "leaf[]"},
     "toolConfig": {"functionCallingConfig": "leaf"},
-    "config": {"thinkingConfig": "leaf"},
+    "config": {"thinkingConfig": "leaf", "responseFormat": "format[]"},
+    "format": {"text": "leaf"},
     "leaf": {},
 }
 

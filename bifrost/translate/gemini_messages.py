@@ -35,8 +35,9 @@ def request(asked: Json, model: str, names: Names, max_tokens: int | None, trait
 
     Raises InvalidRequest for what Claude cannot be told.
     """
-    if asked.get("cachedContent"):
-        raise InvalidRequest("cachedContent: it is kept at Google; send the whole input.")
+    for field in ("cachedContent", "continuationToken"):
+        if asked.get(field):
+            raise InvalidRequest(f"{field}: it is kept at Google; send the whole input.")
     config = asked.get("generationConfig") or {}
     turns = Conversation(asked["contents"], names, traits).turns
     limits = [
@@ -126,8 +127,11 @@ def _tool(given: Json, names: Names) -> Json:
 
 def _form(config: Json) -> tuple[Json | None, str | None]:
     """(the form of the answer, or a sentence that asks for it) where one is wanted."""
-    media = config.get("responseMimeType") or "text/plain"
-    given = config.get("responseJsonSchema") or config.get("responseSchema")
+    texts = [one["text"] for one in config.get("responseFormat") or () if one.get("text")]
+    told: Json = texts[0] if texts else {}
+    media = config.get("responseMimeType") or told.get("mimeType") or "text/plain"
+    media = "application/json" if media == "APPLICATION_JSON" else media
+    given = config.get("responseJsonSchema") or config.get("responseSchema") or told.get("schema")
     if media == "text/x.enum":
         values = ", ".join(str(one) for one in (given or {}).get("enum") or ())
         return None, f"Answer with one of these values and nothing else: {values}"
@@ -135,9 +139,9 @@ def _form(config: Json) -> tuple[Json | None, str | None]:
         return None, None
     if not given:
         return None, _ONLY_JSON
-    told = form(given)
-    if told is not None and told.get("type") == "object":
-        return {"type": "json_schema", "schema": told}, None
+    shape = form(given)
+    if shape is not None and shape.get("type") == "object":
+        return {"type": "json_schema", "schema": shape}, None
     said = _encode(schema(given)).decode()
     return None, f"{_ONLY_JSON} It must fit this JSON Schema: {said}"
 
