@@ -146,9 +146,7 @@ class GeminiDoor(Door):
             with _sensible():
                 asked = asked.get("generateContentRequest") or asked
                 call.scan = wire.scan(_encode(ask(asked | {"model": model})))
-            self.pipeline.governor.count(call)
-            told = _decode(call.lane.passage.count(call))
-            counted = {"totalTokens": told["input_tokens"]}
+            counted = {"totalTokens": self.pipeline.estimated(call)}
             await send_json(send, call.request_id, counted, self.pipeline.budget(call))
         except Refusal as refusal:
             await self.refuse(send, refusal, call)
