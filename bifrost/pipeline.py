@@ -142,6 +142,11 @@ class Pipeline:
             if call.exchange is not None:
                 call.exchange.cancel()
 
+    def estimated(self, call: Call) -> int:
+        """Tokens of a call by its size, once key and model are let in; no money moves."""
+        self.governor.count(call)
+        return _input_estimate(call)
+
     async def _forward(self, call: Call, target: bytes) -> bool:
         """Sends the request upstream, waits for the answer's head; whether a stream follows it."""
         lane = call.lane

@@ -16,7 +16,8 @@ JSON, EVENTS = b"application/json", b"text/event-stream"
 _KEPT = frozenset({b"retry-after", b"retry-after-ms"})
 # What names the gateway's account at its provider, what that account has left there, and the
 # provider's own number of the request, which is in the log.
-_OURS = (b"openai-organization", b"openai-project", b"x-ratelimit-", b"x-request-id")
+_OURS = (b"openai-organization", b"openai-project", b"x-ratelimit-", b"x-request-id",
+         b"x-goog-request-id")  # fmt: skip
 
 
 class Crossing:

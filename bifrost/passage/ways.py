@@ -17,6 +17,8 @@ from bifrost.translate.anthropic_gemini import AnthropicGemini
 from bifrost.translate.anthropic_responses import AnthropicResponses
 from bifrost.translate.chat_anthropic import ChatAnthropic
 from bifrost.translate.chat_chat import ChatChat
+from bifrost.translate.gemini_anthropic import GeminiAnthropic
+from bifrost.translate.gemini_gemini import GeminiGemini
 from bifrost.translate.responses_anthropic import ResponsesAnthropic
 from bifrost.translate.responses_responses import ResponsesResponses
 from bifrost.translate.translation import Relay, Stream, Traits, Translation
@@ -29,8 +31,16 @@ TO_HOSTS: dict[Api, Translator] = {
     "gemini": AnthropicGemini,
     "responses": AnthropicResponses,
 }
-FROM_CLIENTS: dict[Api, Translator] = {"chat": ChatAnthropic, "responses": ResponsesAnthropic}
-RELAYS: dict[Api, Callable[..., Relay]] = {"chat": ChatChat, "responses": ResponsesResponses}
+FROM_CLIENTS: dict[Api, Translator] = {
+    "chat": ChatAnthropic,
+    "gemini": GeminiAnthropic,
+    "responses": ResponsesAnthropic,
+}
+RELAYS: dict[Api, Callable[..., Relay]] = {
+    "chat": ChatChat,
+    "gemini": GeminiGemini,
+    "responses": ResponsesResponses,
+}
 
 
 class Piece(NamedTuple):
