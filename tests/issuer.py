@@ -45,7 +45,7 @@ class Asked(NamedTuple):
         return {name: one[0] for name, one in found.items()}
 
 
-Answer = tuple[int, Any]  # status and what is sent as JSON, or bytes
+Answer = tuple[int, Any] | tuple[int, Any, str]  # status, JSON or bytes, and its type
 
 
 class Issuer:
@@ -62,10 +62,10 @@ class Issuer:
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 asked = Asked(self.command, self.path, headers, body)
                 issuer.asked.append(asked)
-                status, told = issuer.answer(asked)
+                status, told, *kind = issuer.answer(asked)
                 text = told if isinstance(told, bytes) else json.dumps(told).encode()
                 self.send_response(status)
-                self.send_header("content-type", "application/json")
+                self.send_header("content-type", *kind or ["application/json"])
                 self.send_header("metadata-flavor", "Google")
                 self.send_header("content-length", str(len(text)))
                 self.end_headers()

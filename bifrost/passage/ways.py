@@ -12,9 +12,11 @@ from typing import NamedTuple, Protocol
 from msgspec.structs import replace
 
 from bifrost.config.hosts import Api
+from bifrost.translate.anthropic_anthropic import AnthropicAnthropic
 from bifrost.translate.anthropic_chat import AnthropicChat
 from bifrost.translate.anthropic_gemini import AnthropicGemini
 from bifrost.translate.anthropic_responses import AnthropicResponses
+from bifrost.translate.anthropic_vertex import AnthropicVertex
 from bifrost.translate.chat_anthropic import ChatAnthropic
 from bifrost.translate.chat_chat import ChatChat
 from bifrost.translate.gemini_anthropic import GeminiAnthropic
@@ -30,6 +32,7 @@ TO_HOSTS: dict[Api, Translator] = {
     "chat": AnthropicChat,
     "gemini": AnthropicGemini,
     "responses": AnthropicResponses,
+    "vertex": AnthropicVertex,
 }
 FROM_CLIENTS: dict[Api, Translator] = {
     "chat": ChatAnthropic,
@@ -39,6 +42,7 @@ FROM_CLIENTS: dict[Api, Translator] = {
 RELAYS: dict[Api, Callable[..., Relay]] = {
     "chat": ChatChat,
     "gemini": GeminiGemini,
+    "messages": AnthropicAnthropic,
     "responses": ResponsesResponses,
 }
 
@@ -86,6 +90,13 @@ def way(client: Api, host: Api, body: bytes, model: str, limit: int | None, trai
         inner = FROM_CLIENTS[client](body, model, max_tokens=limit, traits=claude)
         body = inner.body
     return _Translated(TO_HOSTS[host](body, model, max_tokens=limit, traits=traits), inner)
+
+
+def counting(host: Api, body: bytes, model: str) -> Way:
+    """The way of an Anthropic client's token count, at a host that counts."""
+    if host == "vertex":
+        return _Translated(AnthropicVertex(body, model, max_tokens=None, count=True))
+    return _Relayed(AnthropicAnthropic(body, model, max_tokens=None))
 
 
 class _Relayed:

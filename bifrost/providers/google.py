@@ -48,7 +48,7 @@ Source = Callable[[], Awaitable[Lease[str]]]
 def source(
     ask: Ask,
     *,
-    file: Path | None = None,
+    file: str | None = None,
     text: str | None = None,
     environ: Mapping[str, str] = os.environ,
     home: Path | None = None,
@@ -61,7 +61,9 @@ def source(
     """
 
     async def fetch() -> Lease[str]:
-        info = await asyncio.to_thread(_information, file, text, environ, home)
+        info = await asyncio.to_thread(
+            _information, Path(file) if file else None, text, environ, home
+        )
         if info is None:
             return await _from_metadata(ask, environ, clock)
         return await _by(ask, info, SCOPE, clock)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from urllib.parse import quote
 
 import msgspec
 
 from bifrost.config.hosts import TABLE, Api, Kind, Row, address, beside
 from bifrost.errors import ConfigError
+from bifrost.providers.proofs import Proof
 
 _HEAD = b" HTTP/1.1\r\nhost: %b\r\n%baccept-encoding: identity\r\nx-request-id: "
 
@@ -17,6 +19,14 @@ _PATHS: dict[Api, bytes] = {
     "messages": b"/v1/messages",
     "chat": b"/chat/completions",
     "responses": b"/responses",
+}
+_VERBS: dict[Api, tuple[str, str]] = {  # whole, streamed; behind the model's name
+    "gemini": ("generateContent", "streamGenerateContent?alt=sse"),
+    "vertex": ("rawPredict", "streamRawPredict"),
+}
+_COUNTS: dict[Api, bytes] = {
+    "messages": b"/v1/messages/count_tokens",
+    "vertex": b"/models/count-tokens:rawPredict",
 }
 LEAST_OUTPUT: dict[Api, int] = {"responses": 16}  # tokens; a lower limit is refused there
 
@@ -42,10 +52,17 @@ class Host:
         base_url: str | None,
         credentials: list[Credential],
         api: Api | None = None,
+        place: Mapping[str, str | None] | None = None,
+        proof: Proof | None = None,
     ) -> None:
-        """Raises ConfigError where the type needs an address and none is given."""
-        self.api, url = address(kind, api, base_url)
+        """``place``: its region, project and resource; ``proof``: what it is shown instead of keys.
+
+        Raises ConfigError where the type needs an address and none is given.
+        """
+        self.api, url = address(kind, api, base_url, place)
         self._apis = beside(kind, api)
+        self.proof = proof
+        self.geo = geo(kind, place)
         if url is None:
             raise ConfigError(f"providers.{name}.network.base_url: needed for type {kind!r}")
         self.base_url = url
@@ -59,12 +76,39 @@ class Host:
         ]
         self._heads: dict[bytes, list[bytes]] = {}
 
-    def spoken(self, client: Api, only: Api | None = None) -> Api:
-        """The API to use for clients of one: their own, or else the usual one; ``only``: the one
-        that the model is served by, if the host has it."""
-        if only is not None and only in self._apis:
+    def spoken(self, client: Api, model: str, only: Api | None = None) -> Api:
+        """The API to use for a model and clients of one: their own, or else the usual one;
+        ``only``: the one that the model is served by, if the host has it."""
+        apis = self._serving(model)
+        if only is not None and only in apis:
             return only
-        return client if client in self._apis else self.api
+        if client in apis:
+            return client
+        return self.api if self.api in apis else next(iter(apis))
+
+    def _serving(self, model: str) -> frozenset[Api]:
+        """The APIs that serve a model: at a host of many makers' models, Claude's have their own.
+
+        There a deployment may have any name; it is Claude's if it says so.
+        """
+        own = self.row.claude
+        if own is None or len(self._apis) == 1:
+            return self._apis
+        return frozenset({own}) if "claude" in model.lower() else self._apis - {own}
+
+    def path(self, api: Api, model: str, *, stream: bool = False, count: bool = False) -> bytes:
+        """Where an API takes requests, or counts their tokens, below its address."""
+        if count:
+            return self.prefix(api) + _COUNTS[api]
+        return self.prefix(api) + path(api, model, stream=stream)
+
+    def prefix(self, api: Api) -> bytes:
+        """What an API's paths begin with."""
+        return self.row.prefixes.get(api, "").encode()
+
+    def counts(self, api: Api) -> bool:
+        """Whether an API counts tokens in Anthropic's dialect."""
+        return api in _COUNTS
 
     def serves(self, mode: str) -> bool:
         """Whether a model with that mode of the catalogue can be had here."""
@@ -92,15 +136,25 @@ class Host:
 
 
 def _signed(row: Row, secret: str) -> bytes:
-    """Anthropic accepts x-api-key for API keys; OAuth tokens (sk-ant-oat...) only as Bearer."""
+    """Anthropic accepts x-api-key for API keys; OAuth tokens (sk-ant-oat...) only as Bearer. Azure
+    has its Claude models ask for x-api-key and all others for api-key: each ignores the other."""
+    value = secret.encode("latin-1")
     if row.key == "bearer" or secret.startswith("sk-ant-oat"):
-        return b"authorization: Bearer %b\r\n" % secret.encode("latin-1")
-    return b"%b: %b\r\n" % (row.key.encode(), secret.encode("latin-1"))
+        return b"authorization: Bearer %b\r\n" % value
+    if row.key == "api-key":
+        return b"x-api-key: %b\r\napi-key: %b\r\n" % (value, value)
+    return b"%b: %b\r\n" % (row.key.encode(), value)
 
 
 def path(api: Api, model: str, *, stream: bool) -> bytes:
-    """Where an API takes requests, below its address. Gemini's says the model and how to answer."""
-    if api != "gemini":
+    """Where an API takes requests. Google's paths say the model and how to answer."""
+    verbs = _VERBS.get(api)
+    if verbs is None:
         return _PATHS[api]
-    verb = "streamGenerateContent?alt=sse" if stream else "generateContent"
-    return f"/models/{quote(model, safe=':')}:{verb}".encode()
+    return f"/models/{quote(model, safe=':@')}:{verbs[stream]}".encode()
+
+
+def geo(kind: Kind, place: Mapping[str, str | None] | None) -> str | None:
+    """Where a host serves, as far as prices depend on it: Vertex AI anywhere but globally."""
+    region = (place or {}).get("region")
+    return "regional" if kind == "vertex" and region not in (None, "global") else None

@@ -69,12 +69,17 @@ class Tokens(Generic[T]):
         self._lease: Lease[T] | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._next = 0.0  # no try before
+        self._forced = 0.0  # the last that a refusal led to
         self._pause = FIRST_PAUSE_S
 
     def held(self) -> T | None:
         """The credential, as long as it holds."""
         lease, now = self._lease, self._clock()
         return lease.value if lease is not None and now < lease.ends - SPARE_S else None
+
+    async def fresh(self) -> Lease[T]:
+        """A new credential, with its end, whatever is held. Raises what its source raises."""
+        return await self._source()
 
     async def get(self) -> T:
         """The credential; waits where there is none. Raises UpstreamError, nothing being sent."""
@@ -102,14 +107,17 @@ class Tokens(Generic[T]):
     async def instead(self, refused: T) -> T | None:
         """Another credential than the one that the provider refused; None if there is none.
 
-        The old one is kept meanwhile: not every refusal is its fault. Renewals keep their distance,
-        so that a provider that refuses all of them is not met with one per request.
+        The old one is kept meanwhile: not every refusal is its fault. Such renewals keep their
+        distance, so that a provider that refuses all of them is not met with one per request.
         """
-        if self.held() == refused and self._lease is not None:
-            self._lease = msgspec.structs.replace(self._lease, renew=0.0)
+        lease, now = self._lease, self._clock()
+        if lease is not None and lease.value == refused and self._renewing is None:
+            if self.error is None and abs(now - self._forced) >= SOONEST_S:
+                self._forced, self._next = now, now
+                self._lease = msgspec.structs.replace(lease, renew=now)
             self.keep()
-            if self._renewing is not None:
-                await asyncio.wait([self._renewing])
+        if self._renewing is not None:
+            await asyncio.wait([self._renewing])
         found = self.held()
         return found if found != refused else None
 
