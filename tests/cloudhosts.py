@@ -206,6 +206,10 @@ class Mantle:
             return 403, {"message": "The security token included in the request is invalid."}
         if asked.path != "/anthropic/v1/messages":
             return 404, {"message": "Not Found"}
+        betas = asked.headers.get("anthropic-beta")
+        for beta in betas.split(",") if betas is not None else ():
+            if beta not in BETAS:
+                return refusal("invalid beta flag")
         body = json.loads(asked.body)
         if not body["model"].startswith("anthropic.claude-"):
             return refusal("model: not found", "not_found_error", 404)

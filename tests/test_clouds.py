@@ -205,6 +205,24 @@ def test_a_token_that_is_taken_back_is_replaced_and_the_request_goes_on(tmp_path
         place.close()
 
 
+def test_a_reload_keeps_what_was_granted_unless_it_is_for_another(tmp_path: Path) -> None:
+    place = Place(tmp_path, Vertex(), VERTEX, **NAMES)
+    try:
+        config = json.loads(place.gateway.config.read_text())
+        config["models"]["new-name"] = config["models"]["claude-opus-4-5"]
+        place.gateway.config.write_text(json.dumps(config))
+        until(lambda: place.ask(message(model="new-name")).status_code == 200)
+        assert place.host.granted == 1
+        other = json.loads(config["providers"]["cloud"]["credentials_json"])
+        other["private_key_id"] = "k2"
+        config["providers"]["cloud"]["credentials_json"] = json.dumps(other)
+        place.gateway.config.write_text(json.dumps(config))
+        until(lambda: place.host.granted == 2)
+        assert place.ask(message(model="new-name")).status_code == 200
+    finally:
+        place.close()
+
+
 def test_without_a_token_requests_are_told_at_once_and_the_log_says_why(tmp_path: Path) -> None:
     host = Vertex()
     host.ill = True
@@ -319,7 +337,8 @@ def test_claude_on_bedrocks_messages_endpoint(by: str, tmp_path: Path) -> None:
     place = Place(tmp_path, host, mantle(**given), **names)
     try:
         asked = message(model="claude-opus-5-5")
-        assert place.ask(asked).json()["content"][0]["text"] == "Hello there"
+        answer = place.ask(asked, anthropic_beta=BETAS)
+        assert answer.json()["content"][0]["text"] == "Hello there"
         assert place.spent() == cost("4.4", "22")
         assert b"message_stop" in place.ask(asked | {"stream": True}).content
         sent = place.asked("/anthropic/v1/messages")[-1]

@@ -12,7 +12,7 @@ from bifrost.metering.usage import output_estimate
 from bifrost.passage.crossing import EVENTS, JSON, Crossing
 from bifrost.passage.ways import counting, way
 from bifrost.providers.table import LEAST_OUTPUT, Host
-from bifrost.translate.anthropic_vertex import accepted
+from bifrost.translate.betas import BETAS, accepted
 from bifrost.translate.translation import Traits
 from bifrost.upstream.pool import Exchange, Origin
 
@@ -22,8 +22,7 @@ _HEAD = (
 _ANTHROPIC = b"anthropic-version: 2023-06-01\r\n"
 # Of a client's own header lines: what a host of the same dialect may depend on.
 _PASSED = (b"openai-beta:", b"x-codex-", b"x-openai-", b"x-client-request-id:", b"user-agent:")
-# Of those, the ones that a passage writes itself.
-_OURS = (b"content-type:", b"accept:")
+_WRITTEN = (b"content-type:", b"accept:")  # by a passage itself
 
 # Headers in which hosts say their own number of a request: OpenAI, Anthropic, Google.
 _NUMBERS = frozenset({b"x-request-id", b"request-id", b"x-goog-request-id"})
@@ -44,7 +43,8 @@ class Passage:
     @property
     def direct(self) -> bool:
         """Whether calls of Anthropic clients need no passage: the host takes them as they are."""
-        return self._host.proof is None and self._spoken("messages") == "messages"
+        untouched = self._host.proof is None and self._host.kind not in BETAS
+        return untouched and self._spoken("messages") == "messages"
 
     @property
     def counts(self) -> bool:
@@ -110,28 +110,31 @@ class Passage:
         call.sent = time.monotonic_ns()
         return self._origin.send([head, body])
 
-    @staticmethod
-    def _lines(call: Call, client: Api, spoken: Api) -> bytes:
+    def _lines(self, call: Call, client: Api, spoken: Api) -> bytes:
+        """What the host gets of the client's own header lines, or in their place."""
+        if client == "messages" and spoken in ("messages", "vertex"):
+            return self._anthropic(call, spoken)
         if client == spoken:
-            passed = (lambda line: not line.startswith(_OURS)) if client == "messages" else _passed
             lines: list[bytes] = call.head.forward.split(b"\r\n")
-            return b"".join(line + b"\r\n" for line in lines if line and passed(line))
-        if spoken == "vertex" and client == "messages":
-            return _betas(call.head.anthropic_beta)
+            return b"".join(line + b"\r\n" for line in lines if line.startswith(_PASSED))
         return _ANTHROPIC if spoken == "messages" else b""
+
+    def _anthropic(self, call: Call, spoken: Api) -> bytes:
+        """Of an Anthropic client on a host that speaks as it does: all, but for unknown betas;
+        Vertex AI has the version in the body and knows no other header."""
+        left_out: tuple[bytes, ...] = _WRITTEN
+        betas = b""
+        if self._host.kind in BETAS:
+            left_out += (b"anthropic-beta:",)
+            known = accepted(self._host.kind, call.head.anthropic_beta)
+            betas = b"anthropic-beta: %b\r\n" % known if known else b""
+        if spoken == "vertex":
+            return betas
+        lines: list[bytes] = call.head.forward.split(b"\r\n")
+        kept = (line for line in lines if line and not line.startswith(left_out))
+        return b"".join(line + b"\r\n" for line in kept) + betas
 
     @staticmethod
     def estimate(call: Call) -> bytes:
         """An answer to a token count that the host cannot give: estimated by the size."""
         return b'{"input_tokens":%d}' % output_estimate(len(call.body))
-
-
-def _passed(line: bytes) -> bool:
-    return line.startswith(_PASSED)
-
-
-def _betas(given: bytes | None) -> bytes:
-    """The line of the betas that Vertex knows."""
-    names = [name.strip() for name in (given or b"").decode("latin-1").split(",")]
-    known = ",".join(accepted(names)).encode()
-    return b"anthropic-beta: %b\r\n" % known if known else b""

@@ -1,18 +1,17 @@
 """Anthropic Messages clients on Claude at Google's Vertex AI: the same dialect, but for the model.
 
 Set by rule: ``anthropic_version``. Dropped: ``model``, which stands in the path;
-``cache_control.scope``; the betas that Vertex does not know, and a turn's own ``output_config``,
-which needs one of them; the volatile billing line of Claude Code. Refused: what only Claude's own
-service holds. Errors of Google's own front become Anthropic's.
+``cache_control.scope``; a turn's own ``output_config``, which Claude Code says nowhere in its mode
+for Vertex; its volatile billing line. Refused: what only Claude's own service holds. Errors of
+Google's own front become Anthropic's.
 
-Facts: anthropic 2.12 (``lib/vertex``), Claude Code 2.1.330 in its Vertex mode, and LiteLLM's table
-of betas (read 2026-11).
+Facts: anthropic 2.12 (``lib/vertex``), and Claude Code 2.1.330 in its Vertex mode (read 2026-11).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -26,18 +25,6 @@ from bifrost.translate.translation import SENSELESS, Traits
 VERSION = b'"vertex-2023-10-16"'
 _HELD = ("container", "fallbacks", "inference_geo", "mcp_servers", "thread")
 _NOTHING = (b"null", b"[]", b"{}")
-# What Vertex takes, under its own name.
-BETAS = {
-    "advanced-tool-use-2025-11-20": "tool-search-tool-2025-10-19",
-    **{name: name for name in (
-        "claude-code-20250219", "compact-2026-01-12", "compact-2026-09-04",
-        "computer-use-2025-01-24", "computer-use-2025-11-24", "context-1m-2025-08-07",
-        "context-management-2025-06-27", "dangerous-tool-use-2026-09-03", "effort-2025-11-24",
-        "interleaved-thinking-2025-05-14", "per-turn-control-2026-07-01",
-        "thinking-binding-controls-2026-08-01", "thinking-display-updates-2026-08-18",
-        "thinking-token-count-2026-05-13", "tool-search-tool-2025-10-19", "web-search-2025-03-05",
-    )},
-}  # fmt: skip
 _KINDS = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
           404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error",
           504: "timeout_error", 529: "overloaded_error"}  # fmt: skip
@@ -81,11 +68,6 @@ class AnthropicVertex:
     def stream(self, input_estimate: int) -> Untouched:
         """A reader of the streamed answer: it is Anthropic's, and passes as it is."""
         return Untouched()
-
-
-def accepted(betas: Sequence[str]) -> list[str]:
-    """Those betas that Vertex takes, by its names, each once."""
-    return list(dict.fromkeys(BETAS[name] for name in betas if name in BETAS))
 
 
 def failure(status: int, body: bytes) -> tuple[int, bytes]:
