@@ -18,6 +18,7 @@ from bifrost._fast.gate import Gate, GateError
 from bifrost.alerts.thresholds import Thresholds
 from bifrost.audit import depots, policy
 from bifrost.audit.log import FOLDER as AUDIT
+from bifrost.config.hosts import serving
 from bifrost.config.load import Stamp, digest, stamp
 from bifrost.config.settings import Network, Provider, Settings
 from bifrost.errors import BifrostError, ConfigError, StoreError
@@ -206,12 +207,14 @@ class Core:
             Alias(pattern, tuple((t.provider, t.model, t.weight) for t in targets))
             for pattern, targets in settings.models.items()
         ]
-        kinds = {name: provider.type for name, provider in settings.providers.items()}
-        return Router(
-            list(settings.providers),
-            aliases,
-            lambda name, model: catalogue.price(kinds[name], model, name=name) is not None,
-        )
+        providers = settings.providers
+
+        def has(name: str, model: str) -> bool:
+            kind = providers[name].type
+            priced = catalogue.price(kind, model, name=name) is not None
+            return priced and bool(serving(kind, providers[name].api, model))
+
+        return Router(list(providers), aliases, has)
 
     def _host(self, name: str, provider: Provider) -> tuple[Host, Origin]:
         credentials = [Credential(key.name, key.value, key.weight) for key in provider.keys]

@@ -166,6 +166,12 @@ class Lanes:
             if blocked is not None:
                 refusal = refusal or blocked
                 continue
+            if not host.serving(target.model):
+                refusal = refusal or ModelNotFound(
+                    f"Model {target.model!r} of provider {target.provider!r} has an API there that"
+                    " the gateway does not speak; ask for another model."
+                )
+                continue
             goal = self._goal(host, origin, target.model)
             if goal is None:
                 refusal = refusal or ModelUnpriced(

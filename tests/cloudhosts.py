@@ -103,6 +103,8 @@ class Vertex(Tokens):
             text = "Request had invalid authentication credentials. Expected OAuth 2 access token"
             return 401, {"error": {"code": 401, "message": text, "status": "UNAUTHENTICATED"}}
         found = MODEL.fullmatch(asked.path)
+        if asked.path.endswith("/locations/us-east5/endpoints/openapi/chat/completions"):
+            return Foundry.chat(json.loads(asked.body))
         if found is None:
             return 404, b"<!DOCTYPE html><title>Error 404 (Not Found)!!1</title>"
         publisher, model, verb = found.groups()
@@ -204,6 +206,8 @@ class Mantle:
         given = asked.headers.get("authorization", "")
         if given != f"Bearer {self.KEY}" and not self._signed(asked, given):
             return 403, {"message": "The security token included in the request is invalid."}
+        if asked.path == "/v1/chat/completions":
+            return Foundry.chat(json.loads(asked.body))
         if asked.path != "/anthropic/v1/messages":
             return 404, {"message": "Not Found"}
         betas = asked.headers.get("anthropic-beta")

@@ -14,6 +14,11 @@ import msgspec
 import openai
 import pytest
 
+from bifrost.audit import events
+from bifrost.audit.log import Reader
+from bifrost.metering.catalogue import Catalogue
+from bifrost.metering.usage import Usage
+from bifrost.usage.reprice import charge, used_of
 from tests.cloudhosts import INPUT, OUTPUT, Foundry, Mantle, Vertex
 from tests.commands import bifrost, until
 from tests.issuer import Asked, Issuer, rsa_key
@@ -86,6 +91,12 @@ def vertex(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     place.close()
 
 
+def served(place: Place) -> list[events.ModelAccess]:
+    """The requests in the audit log."""
+    found = (events.decode(raw) for _, raw in Reader(place.gateway.data_dir).read(0, 100_000))
+    return [event for event in found if isinstance(event, events.ModelAccess)]
+
+
 def cost(input_usd: str, output_usd: str, factor: str = "1") -> Decimal:
     """USD of one answer, at prices per million tokens."""
     whole = INPUT * Decimal(input_usd) + OUTPUT * Decimal(output_usd)
@@ -117,6 +128,10 @@ def test_claude_on_vertex_gets_the_bytes_of_claude_code(vertex: Place) -> None:
     for name in ("tools", "thinking", "metadata"):  # their very bytes
         assert bytes(raw.decode(body)[name]) == bytes(raw.decode(sent.body)[name])
     assert vertex.spent() - before == cost("4", "20", "1.1")  # outside of global
+    until(lambda: served(vertex))
+    event = served(vertex)[-1]
+    assert event.geo == "regional" and event.reserved >= event.cost
+    assert charge(event, used_of(event) or Usage(), Catalogue.load()) == event.cost
     row = vertex.gateway.command("logs", "--limit", "1")
     assert (row["provider"], row["model"]) == ("cloud", "claude-opus-5-5")
 
@@ -162,6 +177,20 @@ def test_gemini_on_vertex_is_another_publisher(vertex: Place) -> None:
         "/publishers/google/models/gemini-2.5-flash:streamGenerateContent?alt=sse",
     ]
     assert vertex.spent() - before == 2 * cost("0.30", "2.50")
+
+
+def test_other_makers_models_on_vertex_speak_chat_or_cannot_be_had(vertex: Place) -> None:
+    answer = vertex.ask(message(model="cloud/openai/gpt-oss-120b-maas"))
+    assert answer.json()["content"] == [{"type": "text", "text": "Hi from GPT"}]
+    sent = json.loads(vertex.asked("/endpoints/openapi/chat/completions")[-1].body)
+    assert sent["model"] == "openai/gpt-oss-120b-maas"
+    answer = vertex.ask(message(model="cloud/mistral-large@2407"))
+    assert answer.status_code == 404 and answer.headers["x-bf-error"] == "model_not_found"
+    assert vertex.ask(message(model="mistral-large@2407")).status_code == 404
+    page = httpx.get(f"{vertex.url}/v1/models", headers=bearer(), params={"limit": 1000}).json()
+    listed = {model["id"] for model in page["data"]}
+    assert {"claude-opus-5-5", "gemini-2.5-flash", "zai-org/glm-5-maas"} <= listed
+    assert "mistral-large@2407" not in listed
 
 
 def test_what_vertex_cannot_do_is_refused_before_it_is_asked(vertex: Place) -> None:
@@ -346,6 +375,9 @@ def test_claude_on_bedrocks_messages_endpoint(by: str, tmp_path: Path) -> None:
             "stream": True, "model": "anthropic.claude-opus-5-5"
         }  # fmt: skip
         assert sent.headers["anthropic-version"] == "2023-06-01"
+        gpt = place.ask(message(model="cloud/openai.gpt-oss-120b"))
+        assert gpt.json()["content"] == [{"type": "text", "text": "Hi from GPT"}]
+        assert place.asked("/v1/chat/completions")
         if by == "signature":
             host.credentials = host.credentials._replace(secret_access_key="rotated")
             assert place.ask(asked).status_code == 403

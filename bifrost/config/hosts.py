@@ -10,6 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from bifrost.patterns import matches
+
 Api = Literal["messages", "chat", "responses", "gemini", "vertex"]
 Kind = Literal[
     "anthropic", "anthropic_compatible", "azure", "bedrock_mantle", "cerebras", "deepseek",
@@ -27,8 +29,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     In a cloud: ``cloud`` are the keys of the configuration that it has beside the usual ones,
     ``needs`` those that must be there; words in braces in an address stand for them. ``below`` is
-    what follows the address, ``prefixes`` what each API's paths begin with. ``claude``: the API
-    that serves Claude's models, and no others.
+    what follows the address, ``prefixes`` what each API's paths begin with. ``families``: by
+    pattern of a model's name, the first that fits, which of the APIs serve it.
     """
 
     apis: dict[Api, str | None]
@@ -40,7 +42,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     needs: tuple[str, ...] = ()
     below: str = ""
     prefixes: dict[Api, str] = {}
-    claude: Api | None = None
+    families: tuple[tuple[str, tuple[Api, ...]], ...] = ()
 
 
 def _both(chat: str, messages: str) -> dict[Api, str | None]:
@@ -89,33 +91,48 @@ TABLE: dict[Kind, Row] = {
 }
 
 
+_OPENAI: tuple[Api, ...] = ("chat", "responses")
+# A deployment may have any name; it is Claude's if it says so.
+_CLAUDE_APART: tuple[tuple[str, tuple[Api, ...]], ...] = (
+    ("*claude*", ("messages",)),
+    ("*", _OPENAI),
+)
 _CLOUDS: dict[Kind, Row] = {
     "azure": Row(
-        apis=dict.fromkeys(
-            ("chat", "responses", "messages"), "https://{resource}.services.ai.azure.com"
-        ),
+        apis=dict.fromkeys((*_OPENAI, "messages"), "https://{resource}.services.ai.azure.com"),
         key="api-key",
         needs_key=False,
         cloud=("resource", "keys", "entra"),
         needs=("resource",),
         prefixes={"messages": "/anthropic", "chat": "/openai/v1", "responses": "/openai/v1"},
-        claude="messages",
+        families=_CLAUDE_APART,
     ),
     "bedrock_mantle": Row(
-        apis={"messages": "https://bedrock-mantle.{region}.api.aws"},
+        apis=dict.fromkeys(("messages", *_OPENAI), "https://bedrock-mantle.{region}.api.aws"),
         needs_key=False,
         cloud=("region", "keys", "aws"),
         needs=("region",),
-        prefixes={"messages": "/anthropic"},
+        prefixes={"messages": "/anthropic", "chat": "/v1", "responses": "/v1"},
+        families=_CLAUDE_APART,
     ),
     "vertex": Row(
-        apis=dict.fromkeys(("vertex", "gemini"), "https://{endpoint}/v1"),
+        apis=dict.fromkeys(("vertex", "gemini", "chat"), "https://{endpoint}/v1"),
         needs_key=False,
         cloud=("project", "region", "credentials_file", "credentials_json"),
         needs=("project", "region"),
         below="/projects/{project}/locations/{region}",
-        prefixes={"vertex": "/publishers/anthropic", "gemini": "/publishers/google"},
-        claude="vertex",
+        prefixes={
+            "vertex": "/publishers/anthropic",
+            "gemini": "/publishers/google",
+            "chat": "/endpoints/openapi",
+        },
+        # Of other makers' models, those that are named after their publisher speak OpenAI's Chat.
+        families=(
+            ("*claude*", ("vertex",)),
+            ("gemini*", ("gemini",)),
+            ("*/*", ("chat",)),
+            ("*", ()),
+        ),
     ),
 }
 TABLE |= _CLOUDS
@@ -164,3 +181,16 @@ def beside(kind: Kind, api: Api | None) -> frozenset[Api]:
         return frozenset({api})
     there = apis[usual]
     return frozenset({usual, *(one for one in apis if there is not None and apis[one] == there)})
+
+
+def serving(kind: Kind, api: Api | None, model: str) -> frozenset[Api]:
+    """Those of them that serve a model; none where the provider has it by no API of these.
+
+    Where the configuration chose one, it is that.
+    """
+    apis = beside(kind, api)
+    if api is None:
+        for pattern, those in TABLE[kind].families:
+            if matches(model.lower(), pattern):
+                return apis & frozenset(those)
+    return apis

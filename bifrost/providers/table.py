@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from bifrost.config.hosts import TABLE, Api, Kind, Row, address, beside
+from bifrost.config.hosts import TABLE, Api, Kind, Row, address, serving
 from bifrost.errors import ConfigError
 from bifrost.providers.proofs import Proof
 
@@ -60,7 +60,7 @@ class Host:
         Raises ConfigError where the type needs an address and none is given.
         """
         self.api, url = address(kind, api, base_url, place)
-        self._apis = beside(kind, api)
+        self._chosen = api
         self.proof = proof
         self.geo = geo(kind, place)
         if url is None:
@@ -79,22 +79,16 @@ class Host:
     def spoken(self, client: Api, model: str, only: Api | None = None) -> Api:
         """The API to use for a model and clients of one: their own, or else the usual one;
         ``only``: the one that the model is served by, if the host has it."""
-        apis = self._serving(model)
+        apis = self.serving(model)
         if only is not None and only in apis:
             return only
-        if client in apis:
+        if client in apis or not apis:
             return client
-        return self.api if self.api in apis else next(iter(apis))
+        return next(one for one in self.row.apis if one in apis)
 
-    def _serving(self, model: str) -> frozenset[Api]:
-        """The APIs that serve a model: at a host of many makers' models, Claude's have their own.
-
-        There a deployment may have any name; it is Claude's if it says so.
-        """
-        own = self.row.claude
-        if own is None or len(self._apis) == 1:
-            return self._apis
-        return frozenset({own}) if "claude" in model.lower() else self._apis - {own}
+    def serving(self, model: str) -> frozenset[Api]:
+        """The APIs that serve a model here; none where it cannot be had."""
+        return serving(self.kind, self._chosen, model)
 
     def path(self, api: Api, model: str, *, stream: bool = False, count: bool = False) -> bytes:
         """Where an API takes requests, or counts their tokens, below its address."""
@@ -110,9 +104,10 @@ class Host:
         """Whether an API counts tokens in Anthropic's dialect."""
         return api in _COUNTS
 
-    def serves(self, mode: str) -> bool:
+    def serves(self, model: str, mode: str) -> bool:
         """Whether a model with that mode of the catalogue can be had here."""
-        return mode == "chat" or (mode == "responses" and mode in self._apis)
+        apis = self.serving(model)
+        return bool(apis) and (mode == "chat" or (mode == "responses" and mode in apis))
 
     def pick(self) -> int:
         """The index of a provider key, by weight."""
