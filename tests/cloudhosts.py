@@ -5,14 +5,17 @@ Each grants tokens at the same address where the real service's issuer does, and
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
 import time
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import unquote
 
 from bifrost.sigv4 import Credentials, signed_headers
+from bifrost.translate.event_stream import encode
 from tests.issuer import Answer, Asked
 
 MODEL = re.compile(
@@ -194,10 +197,11 @@ class Foundry(Tokens):
         return 200, told
 
 
-class Mantle:
-    """Bedrock's endpoint with Anthropic's API: signed requests, or its own keys."""
+class Aws:
+    """Takes signed requests, or a key of Bedrock's own."""
 
     KEY = "bedrock-api-key-1"
+    SERVICE = ""
 
     def __init__(self) -> None:
         self.credentials = Credentials("AKMANTLE", "secret/of+mantle", "session+token==")
@@ -206,18 +210,10 @@ class Mantle:
         given = asked.headers.get("authorization", "")
         if given != f"Bearer {self.KEY}" and not self._signed(asked, given):
             return 403, {"message": "The security token included in the request is invalid."}
-        if asked.path == "/v1/chat/completions":
-            return Foundry.chat(json.loads(asked.body))
-        if asked.path != "/anthropic/v1/messages":
-            return 404, {"message": "Not Found"}
-        betas = asked.headers.get("anthropic-beta")
-        for beta in betas.split(",") if betas is not None else ():
-            if beta not in BETAS:
-                return refusal("invalid beta flag")
-        body = json.loads(asked.body)
-        if not body["model"].startswith("anthropic.claude-"):
-            return refusal("model: not found", "not_found_error", 404)
-        return answered(body, body["model"])
+        return self.serve(asked, json.loads(asked.body))
+
+    def serve(self, asked: Asked, body: dict[str, Any]) -> Answer:
+        raise NotImplementedError
 
     def _signed(self, asked: Asked, given: str) -> bool:
         if "AWS4-HMAC-SHA256" not in given:
@@ -228,8 +224,68 @@ class Mantle:
         right = signed_headers(
             self.credentials, method="POST", host=asked.headers["host"], path=asked.path,
             body_sha256=hashlib.sha256(asked.body).hexdigest(), region="us-east-1",
-            service="bedrock-mantle", now=now,
+            service=self.SERVICE, now=now,
         )  # fmt: skip
         fresh = abs(now.timestamp() - time.time()) < 300
         token = asked.headers["x-amz-security-token"] == self.credentials.token
         return fresh and token and right["authorization"] == given
+
+
+class Mantle(Aws):
+    """Bedrock's endpoint with the makers' own APIs."""
+
+    SERVICE = "bedrock-mantle"
+
+    def serve(self, asked: Asked, body: dict[str, Any]) -> Answer:
+        if asked.path == "/v1/chat/completions":
+            return Foundry.chat(body)
+        if asked.path != "/anthropic/v1/messages":
+            return 404, {"message": "Not Found"}
+        betas = asked.headers.get("anthropic-beta")
+        for beta in betas.split(",") if betas is not None else ():
+            if beta not in BETAS:
+                return refusal("invalid beta flag")
+        if not body["model"].startswith("anthropic.claude-"):
+            return refusal("model: not found", "not_found_error", 404)
+        return answered(body, body["model"])
+
+
+class Bedrock(Aws):
+    """Bedrock's InvokeModel."""
+
+    SERVICE = "bedrock"
+    BETAS = {
+        "interleaved-thinking-2025-05-14", "context-management-2025-06-27",
+        "mid-conversation-tool-changes-2026-07-01", "thinking-token-count-2026-05-13",
+        "tool-search-tool-2025-10-19", "effort-2025-11-24",
+    }  # fmt: skip
+
+    def serve(self, asked: Asked, body: dict[str, Any]) -> Answer:
+        found = re.fullmatch(r"/model/([\w.:%-]+)/invoke(-with-response-stream)?", asked.path)
+        if found is None or "text/event-stream" in asked.headers["accept"]:
+            return 404, {"message": "Not Found"}
+        model, streams = unquote(found[1]), bool(found[2])
+        if "claude" not in model and not model.startswith("arn:aws:bedrock:"):
+            return 400, {"message": "The provided model identifier is invalid."}
+        if body.get("anthropic_version") != "bedrock-2023-05-31":
+            return 400, {"message": "anthropic_version: Field required"}
+        for field in body.keys() - (FIELDS - {"stream"}) - {"anthropic_beta"}:
+            return 400, {"message": f"{field}: Extra inputs are not permitted"}
+        if not set(body.get("anthropic_beta", ())) <= self.BETAS:
+            return 400, {"message": "invalid beta flag"}
+        if not streams:
+            return 200, message(model)
+        frames = [chunk(line[6:]) for line in stream(model).split(b"\n") if line[:5] == b"data:"]
+        return 200, b"".join(frames), "application/vnd.amazon.eventstream"
+
+
+def chunk(event: bytes) -> bytes:
+    """An event in Bedrock's frame; botocore's own tests of such frames are in test_event_stream."""
+    told = json.loads(event)
+    if told["type"] == "message_stop":
+        told["amazon-bedrock-invocationMetrics"] = {"inputTokenCount": INPUT}
+    inner = base64.b64encode(json.dumps(told).encode()).decode()
+    headers: dict[str, Any] = {
+        ":event-type": "chunk", ":content-type": "application/json", ":message-type": "event"
+    }  # fmt: skip
+    return encode(headers, json.dumps({"bytes": inner, "p": "abc"}).encode())

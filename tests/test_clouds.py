@@ -19,7 +19,7 @@ from bifrost.audit.log import Reader
 from bifrost.metering.catalogue import Catalogue
 from bifrost.metering.usage import Usage
 from bifrost.usage.reprice import charge, used_of
-from tests.cloudhosts import INPUT, OUTPUT, Foundry, Mantle, Vertex
+from tests.cloudhosts import INPUT, OUTPUT, Aws, Bedrock, Foundry, Mantle, Vertex
 from tests.commands import bifrost, until
 from tests.issuer import Asked, Issuer, rsa_key
 from tests.running import KEY, RunningGateway, bearer, configuration, message
@@ -349,21 +349,22 @@ def test_other_models_on_azure_speak_chat(azure: Place) -> None:
 # -- AWS ---------------------------------------------------------------------------------------
 
 
-def mantle(**more: Any) -> dict[str, Any]:
+def amazon(kind: str, host: Aws, by: str) -> dict[str, Any]:
+    """A provider that proves itself by a signature or a key."""
     network = {"base_url": "LOOPBACK"}
-    return {"type": "bedrock_mantle", "region": "us-east-1", "network": network, **more}
+    provider: dict[str, Any] = {"type": kind, "region": "us-east-1", "network": network}
+    if by == "key":
+        return provider | {"keys": [{"name": "main", "value": Aws.KEY}]}
+    key, secret, token = host.credentials
+    own = {"access_key_id": key, "secret_access_key": secret, "session_token": token}
+    return provider | {"aws": own}
 
 
 @pytest.mark.parametrize("by", ["signature", "key"])
 def test_claude_on_bedrocks_messages_endpoint(by: str, tmp_path: Path) -> None:
     host = Mantle()
-    key, secret, token = host.credentials
-    own = {"access_key_id": key, "secret_access_key": secret, "session_token": token}
-    given: dict[str, Any] = {"aws": own}
-    if by == "key":
-        given = {"keys": [{"name": "main", "value": Mantle.KEY}]}
     names = {"claude-opus-5-5": "anthropic.claude-opus-5-5"}
-    place = Place(tmp_path, host, mantle(**given), **names)
+    place = Place(tmp_path, host, amazon("bedrock_mantle", host, by), **names)
     try:
         asked = message(model="claude-opus-5-5")
         answer = place.ask(asked, anthropic_beta=BETAS)
@@ -381,5 +382,44 @@ def test_claude_on_bedrocks_messages_endpoint(by: str, tmp_path: Path) -> None:
         if by == "signature":
             host.credentials = host.credentials._replace(secret_access_key="rotated")
             assert place.ask(asked).status_code == 403
+    finally:
+        place.close()
+
+
+@pytest.mark.parametrize("by", ["signature", "key"])
+def test_claude_code_on_bedrocks_invoke_model(by: str, tmp_path: Path) -> None:
+    host = Bedrock()
+    names = {
+        "claude-opus-5-5": "us.anthropic.claude-opus-5-5",
+        "claude-sonnet-4-5": "us.anthropic.claude-sonnet-4-5-20250929-v1:0",
+    }
+    place = Place(tmp_path, host, amazon("bedrock", host, by), **names)
+    try:
+        body = CLAUDE_CODE.read_bytes()
+        answer = place.ask(body, "/v1/messages?beta=true", anthropic_beta=BETAS)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.content.endswith(b'data: {"type":"message_stop"}\n\n')
+        assert place.spent() == cost("4.4", "22")
+        sent = place.asked("/model/")[-1]
+        assert sent.target == "/model/us.anthropic.claude-opus-5-5/invoke-with-response-stream"
+        assert "anthropic-beta" not in sent.headers and "anthropic-version" not in sent.headers
+        assert json.loads(sent.body)["tools"] == json.loads(body)["tools"]
+        whole = place.ask(message(model="claude-sonnet-4-5"))
+        assert whole.json()["content"][0]["text"] == "Hello there"
+        assert place.asked("/model/")[-1].target.endswith("-20250929-v1:0/invoke")
+        with openai.OpenAI(base_url=f"{place.url}/openai/v1", api_key=KEY, max_retries=0) as client:
+            chat = client.chat.completions.create(
+                model="claude-sonnet-4-5", messages=[{"role": "user", "content": "hi"}]
+            )
+        assert chat.choices[0].message.content == "Hello there"
+        counted = place.ask(message(model="claude-opus-5-5"), "/v1/messages/count_tokens")
+        assert counted.json()["input_tokens"] > 0
+        assert place.ask(message(model="cloud/amazon.nova-pro-v1:0")).status_code == 404
+        if by == "signature":
+            host.credentials = host.credentials._replace(secret_access_key="rotated")
+            refused = place.ask(message(model="claude-sonnet-4-5"))
+            assert refused.status_code == 403
+            assert refused.json()["error"]["type"] == "permission_error"
     finally:
         place.close()

@@ -59,6 +59,11 @@ def test_the_documented_examples_can_be_used(monkeypatch: pytest.MonkeyPatch) ->
             "https://r.openai.azure.com",
         ),
         (MANTLE, "https://bedrock-mantle.us-east-1.api.aws"),
+        (MANTLE | {"type": "bedrock"}, "https://bedrock-runtime.us-east-1.amazonaws.com"),
+        (
+            {"type": "bedrock", "region": "cn-north-1", "keys": KEYS},
+            "https://bedrock-runtime.cn-north-1.amazonaws.com.cn",
+        ),
     ],
 )
 def test_where_they_are(provider: dict[str, Any], url: str) -> None:

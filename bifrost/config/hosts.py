@@ -12,11 +12,11 @@ import msgspec
 
 from bifrost.patterns import matches
 
-Api = Literal["messages", "chat", "responses", "gemini", "vertex"]
+Api = Literal["messages", "chat", "responses", "gemini", "vertex", "bedrock"]
 Kind = Literal[
-    "anthropic", "anthropic_compatible", "azure", "bedrock_mantle", "cerebras", "deepseek",
-    "fireworks", "gemini", "groq", "minimax", "mistral", "mock", "moonshot", "ollama", "openai",
-    "openai_compatible", "openrouter", "together", "vertex", "vllm", "xai", "zai",
+    "anthropic", "anthropic_compatible", "azure", "bedrock", "bedrock_mantle", "cerebras",
+    "deepseek", "fireworks", "gemini", "groq", "minimax", "mistral", "mock", "moonshot", "ollama",
+    "openai", "openai_compatible", "openrouter", "together", "vertex", "vllm", "xai", "zai",
 ]  # fmt: skip
 
 
@@ -107,6 +107,14 @@ _CLOUDS: dict[Kind, Row] = {
         prefixes={"messages": "/anthropic", "chat": "/openai/v1", "responses": "/openai/v1"},
         families=_CLAUDE_APART,
     ),
+    "bedrock": Row(
+        apis={"bedrock": "https://bedrock-runtime.{region}.{aws}"},
+        needs_key=False,
+        cloud=("region", "keys", "aws"),
+        needs=("region",),
+        # An inference profile's ARN may stand for any model; it is Claude's or an error.
+        families=(("*claude*", ("bedrock",)), ("arn:aws*", ("bedrock",)), ("*", ())),
+    ),
     "bedrock_mantle": Row(
         apis=dict.fromkeys(("messages", *_OPENAI), "https://bedrock-mantle.{region}.api.aws"),
         needs_key=False,
@@ -163,6 +171,8 @@ def address(
     known = {name: value for name, value in (place or {}).items() if value}
     if "region" in known:
         known["endpoint"] = vertex_endpoint(known["region"])
+        china = known["region"].startswith("cn-")
+        known["aws"] = "amazonaws.com.cn" if china else "amazonaws.com"
     try:
         url = base_url or (row.apis[spoken] or "").format(**known)
         return spoken, url.rstrip("/") + row.below.format(**known) if url else None

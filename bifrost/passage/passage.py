@@ -16,16 +16,16 @@ from bifrost.translate.betas import BETAS, accepted
 from bifrost.translate.translation import Traits
 from bifrost.upstream.pool import Exchange, Origin
 
-_HEAD = (
-    b"POST %b%b%b\r\n%bcontent-type: application/json\r\naccept: %b\r\ncontent-length: %d\r\n\r\n"
-)
+_HEAD = b"POST %b%b%b\r\n%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 _ANTHROPIC = b"anthropic-version: 2023-06-01\r\n"
 # Of a client's own header lines: what a host of the same dialect may depend on.
 _PASSED = (b"openai-beta:", b"x-codex-", b"x-openai-", b"x-client-request-id:", b"user-agent:")
 _WRITTEN = (b"content-type:", b"accept:")  # by a passage itself
 
-# Headers in which hosts say their own number of a request: OpenAI, Anthropic, Google.
-_NUMBERS = frozenset({b"x-request-id", b"request-id", b"x-goog-request-id"})
+# Headers in which hosts say their own number of a request: OpenAI, Anthropic, Google, AWS.
+_NUMBERS = frozenset({
+    b"x-request-id", b"request-id", b"x-goog-request-id", b"x-amzn-requestid"
+})  # fmt: skip
 
 
 class Passage:
@@ -68,10 +68,13 @@ class Passage:
             found = counting(spoken, call.body, self._model)
         else:
             limit = call.output_limit or None
-            found = way(client, spoken, call.body, self._model, limit, self._traits)
+            betas = call.head.anthropic_beta
+            found = way(client, spoken, call.body, self._model, limit, self._traits, betas)
         call.key_index = self._host.pick()
         path = self._host.path(spoken, self._model, stream=call.scan.stream, count=count)
-        lines = self._lines(call, client, spoken)
+        streams = call.scan.stream and spoken != "bedrock"  # which says so by its path alone
+        lines = b"accept: %b\r\n" % (EVENTS if streams else JSON)
+        lines += self._lines(call, client, spoken)
         exchange = await self._exchange(call, self._origin.path_prefix + path, lines, found.body)
         named = [value for name, value in exchange.headers if name in _NUMBERS]
         if named:
@@ -102,10 +105,7 @@ class Passage:
         self, call: Call, target: bytes, lines: bytes, body: bytes
     ) -> Coroutine[Any, Any, Exchange]:
         signed = self._host.signed(self._origin.host_header)[call.key_index]
-        head = _HEAD % (
-            target, signed, call.request_id.encode(), lines,
-            EVENTS if call.scan.stream else JSON, len(body),
-        )  # fmt: skip
+        head = _HEAD % (target, signed, call.request_id.encode(), lines, len(body))
         call.sent_upstream = True
         call.sent = time.monotonic_ns()
         return self._origin.send([head, body])

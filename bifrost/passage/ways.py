@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from bifrost.config.hosts import Api
 from bifrost.translate.anthropic_anthropic import AnthropicAnthropic
+from bifrost.translate.anthropic_bedrock import AnthropicBedrock
 from bifrost.translate.anthropic_chat import AnthropicChat
 from bifrost.translate.anthropic_gemini import AnthropicGemini
 from bifrost.translate.anthropic_responses import AnthropicResponses
@@ -29,6 +30,7 @@ Translator = Callable[..., Translation]
 
 # Anthropic clients on hosts of these; clients of these on Anthropic hosts; and on their own kind.
 TO_HOSTS: dict[Api, Translator] = {
+    "bedrock": AnthropicBedrock,
     "chat": AnthropicChat,
     "gemini": AnthropicGemini,
     "responses": AnthropicResponses,
@@ -78,8 +80,19 @@ class Way(Protocol):
         """A reader of the streamed answer; ``input_estimate`` in tokens."""
 
 
-def way(client: Api, host: Api, body: bytes, model: str, limit: int | None, traits: Traits) -> Way:
-    """The way of one request. Raises InvalidRequest for what the host cannot be told."""
+def way(
+    client: Api,
+    host: Api,
+    body: bytes,
+    model: str,
+    limit: int | None,
+    traits: Traits,
+    betas: bytes | None = None,
+) -> Way:
+    """The way of one request, ``betas`` being those that an Anthropic client's header names.
+
+    Raises InvalidRequest for what the host cannot be told.
+    """
     if client == host:
         return _Relayed(RELAYS[host](body, model, max_tokens=limit, traits=traits))
     if host == "messages":
@@ -89,7 +102,12 @@ def way(client: Api, host: Api, body: bytes, model: str, limit: int | None, trai
         claude = replace(traits, adaptive=True, extra_high=True, forced_tools=True, prefill=True)
         inner = FROM_CLIENTS[client](body, model, max_tokens=limit, traits=claude)
         body = inner.body
-    return _Translated(TO_HOSTS[host](body, model, max_tokens=limit, traits=traits), inner)
+    more = {"betas": _named(betas)} if host == "bedrock" else {}  # it has them in the body
+    return _Translated(TO_HOSTS[host](body, model, max_tokens=limit, traits=traits, **more), inner)
+
+
+def _named(betas: bytes | None) -> list[str]:
+    return [name.strip() for name in (betas or b"").decode("latin-1").split(",")]
 
 
 def counting(host: Api, body: bytes, model: str) -> Way:

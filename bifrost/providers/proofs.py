@@ -12,6 +12,8 @@ from bifrost.providers.asking import Ask
 from bifrost.providers.tokens import Tokens
 from bifrost.sigv4 import Credentials, signed_headers
 
+_SERVICES = {"bedrock": "bedrock", "bedrock_mantle": "bedrock-mantle"}  # as signatures name them
+
 
 class Proof(Protocol):
     """How one provider is told who asks. ``refusals`` are the statuses by which it may say that
@@ -68,9 +70,10 @@ def proof(name: str, provider: Provider, ask: Ask) -> Proof | None:
         return Bearer(Tokens(name, _google(provider, ask)))
     if provider.type == "azure" and provider.entra is not None:
         return Bearer(Tokens(name, _azure(provider, ask)))
-    if provider.type == "bedrock_mantle" and not provider.keys:
+    service = _SERVICES.get(provider.type)
+    if service is not None and not provider.keys:
         region = provider.region or ""
-        return Signature(Tokens(name, _aws(provider, ask, region)), region, "bedrock-mantle")
+        return Signature(Tokens(name, _aws(provider, ask, region)), region, service)
     return None
 
 

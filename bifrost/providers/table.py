@@ -20,9 +20,10 @@ _PATHS: dict[Api, bytes] = {
     "chat": b"/chat/completions",
     "responses": b"/responses",
 }
-_VERBS: dict[Api, tuple[str, str]] = {  # whole, streamed; behind the model's name
-    "gemini": ("generateContent", "streamGenerateContent?alt=sse"),
-    "vertex": ("rawPredict", "streamRawPredict"),
+_MODELS: dict[Api, tuple[str, str]] = {  # whole, streamed: where the path says the model
+    "bedrock": ("/model/%s/invoke", "/model/%s/invoke-with-response-stream"),
+    "gemini": ("/models/%s:generateContent", "/models/%s:streamGenerateContent?alt=sse"),
+    "vertex": ("/models/%s:rawPredict", "/models/%s:streamRawPredict"),
 }
 _COUNTS: dict[Api, bytes] = {
     "messages": b"/v1/messages/count_tokens",
@@ -142,11 +143,9 @@ def _signed(row: Row, secret: str) -> bytes:
 
 
 def path(api: Api, model: str, *, stream: bool) -> bytes:
-    """Where an API takes requests. Google's paths say the model and how to answer."""
-    verbs = _VERBS.get(api)
-    if verbs is None:
-        return _PATHS[api]
-    return f"/models/{quote(model, safe=':@')}:{verbs[stream]}".encode()
+    """Where an API takes requests. Google's and Bedrock's paths say the model and how to answer."""
+    forms = _MODELS.get(api)
+    return _PATHS[api] if forms is None else (forms[stream] % quote(model, safe=":@")).encode()
 
 
 def geo(kind: Kind, place: Mapping[str, str | None] | None) -> str | None:
