@@ -6,7 +6,6 @@ Each grants tokens at the same address where the real service's issuer does, and
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import re
 import time
@@ -14,7 +13,11 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
 
-from bifrost.sigv4 import Credentials, signed_headers
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials as Theirs
+
+from bifrost.sigv4 import Credentials
 from bifrost.translate.event_stream import encode
 from tests.issuer import Answer, Asked
 
@@ -216,19 +219,24 @@ class Aws:
         raise NotImplementedError
 
     def _signed(self, asked: Asked, given: str) -> bool:
-        if "AWS4-HMAC-SHA256" not in given:
-            return False
+        """Whether botocore would have signed it so, not long ago."""
         names = given.partition("SignedHeaders=")[2].partition(",")[0].split(";")
-        assert {"host", "x-amz-date", "x-amz-security-token"} <= set(names)
-        now = datetime.strptime(asked.headers["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-        right = signed_headers(
-            self.credentials, method="POST", host=asked.headers["host"], path=asked.path,
-            body_sha256=hashlib.sha256(asked.body).hexdigest(), region="us-east-1",
-            service=self.SERVICE, now=now,
+        if names != ["host", "x-amz-date", "x-amz-security-token"]:
+            return False
+        stamp = asked.headers["x-amz-date"]
+        now = datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        request = AWSRequest(
+            "POST", f"http://{asked.headers['host']}{asked.target}",
+            {name: asked.headers[name] for name in names[1:]}, asked.body,
         )  # fmt: skip
+        request.context["timestamp"] = stamp
+        auth = SigV4Auth(Theirs(*self.credentials), self.SERVICE, "us-east-1")
+        text = auth.string_to_sign(request, auth.canonical_request(request))
+        right = auth.signature(text, request)
         fresh = abs(now.timestamp() - time.time()) < 300
         token = asked.headers["x-amz-security-token"] == self.credentials.token
-        return fresh and token and right["authorization"] == given
+        scope = f"Credential={auth.scope(request)}"
+        return fresh and token and scope in given and given.endswith(f"Signature={right}")
 
 
 class Mantle(Aws):

@@ -6,6 +6,7 @@ import re
 from typing import Annotated
 
 from msgspec import Meta
+from msgspec.structs import asdict
 
 from bifrost.config.fields import FilePath, Name, Secret, Spec, Text
 from bifrost.config.findings import Findings, inside
@@ -74,7 +75,7 @@ class Aws(Spec, frozen=True, kw_only=True):
 
 
 class Cloud(Spec, frozen=True, kw_only=True):
-    """What a provider in a cloud has beside what all have."""
+    """What a provider in a cloud has beside what all have. ``repr`` shows no secret."""
 
     region: Annotated[Name | None, Meta(description="Region in its cloud.")] = None
     project: Annotated[Name | None, Meta(description="Project in Google's cloud.")] = None
@@ -87,6 +88,10 @@ class Cloud(Spec, frozen=True, kw_only=True):
     ] = None
     entra: Annotated[Entra | None, Meta(description="Who asks at Azure, without a key.")] = None
     aws: Annotated[Aws | None, Meta(description="Who asks at AWS; null: the usual chain.")] = None
+
+    def __repr__(self) -> str:
+        shown = {k: v for k, v in asdict(self).items() if k != "credentials_json"}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
     @property
     def place(self) -> dict[str, str | None]:
