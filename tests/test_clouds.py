@@ -178,6 +178,11 @@ def test_gemini_on_vertex_is_another_publisher(vertex: Place) -> None:
         "/publishers/google/models/gemini-2.5-flash:streamGenerateContent?alt=sse",
     ]
     assert vertex.spent() - before == 2 * cost("0.30", "2.50")
+    asked = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
+    for name, text in (("gemini", "Hi from Gemini"), ("claude-opus-4-5", "Hello there")):
+        path = f"/genai/v1beta/models/{name}:generateContent"
+        told = httpx.post(vertex.url + path, json=asked, headers={"x-goog-api-key": KEY}).json()
+        assert told["candidates"][0]["content"]["parts"][0]["text"] == text
 
 
 def test_other_makers_models_on_vertex_speak_chat_or_cannot_be_had(vertex: Place) -> None:
