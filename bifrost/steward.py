@@ -29,6 +29,7 @@ from bifrost.audit.observer import Observer
 from bifrost.config.evidence import AuditLogs
 from bifrost.errors import BifrostError, StoreError
 from bifrost.governance.directory import Directory
+from bifrost.pace import Pace
 from bifrost.stewardship import Stewardship
 from bifrost.usage.names import Names
 from bifrost.usage.view import UsageView
@@ -40,6 +41,7 @@ REST_S = 1.0  # after a failure
 RESTS_S = {"_sign": 30.0}  # after a failure that a person has to mend
 SWEEP_S = 2.0
 IDLE_NS = 3_600_000_000_000  # after which a counter leaves the ledger; it comes back when asked for
+MOST_AT_EASE = 1_024  # events in a batch; with more the steward is behind
 SPANS = 8  # of the ledger that are looked through at a time
 
 
@@ -87,6 +89,7 @@ class Steward:
         self._rests: dict[str, float] = {}
         self._swept = 0.0
         self._clock = Clock()
+        self._pace = Pace()
         self._cell = 0
         self._try(self._open_view)
 
@@ -109,7 +112,10 @@ class Steward:
             self._gate.bar(0)
             self._gate.assure(self._log.last_seq)
             return 0
-        entries = [events.sequenced(raw, sequence) for sequence, raw in batch]
+        self._pace.hurried = len(batch) > MOST_AT_EASE
+        entries: list[bytes] = []
+        for piece in self._pace.pieces(batch):
+            entries += [events.sequenced(raw, sequence) for sequence, raw in piece]
         try:
             first = self._log.append(entries)
         except StoreError as error:
@@ -131,7 +137,9 @@ class Steward:
         """Keeps new entries at hand, decoded, for the parts that are not behind."""
         if self._signs:
             self._notary.feed(first, entries)
-        decoded = self._decoded(enumerate(entries, first))
+        decoded: list[tuple[int, Event]] = []
+        for piece in self._pace.pieces(list(enumerate(entries, first))):
+            decoded += self._decoded(piece)
         if self._access is not None:
             for _, event in decoded:
                 if isinstance(event, events.ModelAccess):
@@ -252,7 +260,7 @@ class Steward:
     # -- the usage view ------------------------------------------------------------------------
 
     def _open_view(self) -> int:
-        view = UsageView(self._data_dir)
+        view = UsageView(self._data_dir, self._pace)
         if view.last() > self._log.next:  # made from another log
             view.begin_anew("the usage view knows more than the log")
         self._view, self._applied = view, view.last()
@@ -336,8 +344,9 @@ class Steward:
                 self._try(self.tend)
             self._try(self._check_clock)
             moved = self._try(self._record)
-            moved += self._try(self._observe) + self._try(self._report) + self._try(self._sign)
-            self._try(self._keep)
+            for part in (self._observe, self._report, self._sign, self._keep):
+                self._pace.rest()
+                moved += self._try(part)
             if moved < BATCH:
                 self._gather(stop, due)
         try:

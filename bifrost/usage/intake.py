@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from bifrost.audit.events import BudgetReached, Event, ModelAccess, PolicyChange, Reconciled
+from bifrost.pace import Pace
 from bifrost.usage.blocks import Writer
 from bifrost.usage.schema import CLASS, DETAIL, PARTIES, REQUEST, STRETCH, TARGETS
 
@@ -61,8 +62,10 @@ class Dictionary:
 class Intake:
     """Turns events into rows of one database."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, pace: Pace | None = None) -> None:
+        """``pace``: rests between pieces of what is taken; None: never."""
         self._db = db
+        self._pace = pace or Pace(hurried=True)
         self._parties = Dictionary(db, "parties", PARTIES)
         self._targets = Dictionary(db, "targets", TARGETS)
         self._classes = Dictionary(db, "classes", CLASS)
@@ -77,12 +80,14 @@ class Intake:
         try:
             after = self._db.execute("SELECT next FROM progress").fetchone()[0]
             newest = self._newest()
-            for index, event in entries:
-                if isinstance(event, ModelAccess):
-                    if index >= after and index > newest:
-                        self._model(index, event)
-                elif index >= after:
-                    self._other(index, event)
+            for piece in self._pace.pieces(list(entries)):
+                for index, event in piece:
+                    if isinstance(event, ModelAccess):
+                        if index >= after and index > newest:
+                            self._model(index, event)
+                    elif index >= after:
+                        self._other(index, event)
+                self._insert()
             self._flush()
             self._db.execute("UPDATE progress SET next = ?", (max(after, upto),))
             self._db.execute("COMMIT")
@@ -140,11 +145,15 @@ class Intake:
              e.in_cache_w5m + e.in_cache_w1h, e.out_text + e.out_think)
         )  # fmt: skip
 
-    def _flush(self) -> None:
+    def _insert(self) -> None:
         if self._rows:
             self._db.executemany(_ADD_REQUEST, self._rows)
-            self._blocks.add(self._told)
             self._rows.clear()
+
+    def _flush(self) -> None:
+        self._insert()
+        if self._told:
+            self._blocks.add(self._told)
             self._told.clear()
 
     def _newest(self) -> int:

@@ -18,6 +18,7 @@ import msgspec
 
 from bifrost.audit.events import BudgetReached, Event
 from bifrost.errors import StoreError
+from bifrost.pace import Pace
 from bifrost.usage import files, requests, schema, sums
 from bifrost.usage.blocks import LAST_NS
 from bifrost.usage.intake import Intake
@@ -43,7 +44,10 @@ class UsageView:
     it raises Unusable. May be used from several threads, one call at a time.
     """
 
-    def __init__(self, data_dir: Path, *, read_only: bool = False) -> None:
+    def __init__(
+        self, data_dir: Path, pace: Pace | None = None, *, read_only: bool = False
+    ) -> None:
+        self._pace = pace
         self._data_dir = data_dir
         self._read_only = read_only
         self._lock = threading.RLock()
@@ -87,7 +91,7 @@ class UsageView:
         self._db = db
         self._identity = (status.st_dev, status.st_ino)
         if not self._read_only:
-            self._intake = Intake(db)
+            self._intake = Intake(db, self._pace)
             files.tidy(self._data_dir)
 
     def begin_anew(self, why: str) -> None:
