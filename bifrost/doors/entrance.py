@@ -7,6 +7,7 @@ from typing import Any
 
 from bifrost.call import Call
 from bifrost.doors.anthropic import AnthropicDoor
+from bifrost.doors.bedrock import BedrockDoor
 from bifrost.doors.door import Door, Handler, Receive, Scope, Send
 from bifrost.doors.gemini import PREFIX as GEMINI
 from bifrost.doors.gemini import GeminiDoor
@@ -37,7 +38,10 @@ class Entrance:
         self.openai = OpenAIDoor(pipeline, models, proxies, refused, max_body_bytes=max_body_bytes)
         self.openai.help_url = help_url
         self.gemini = GeminiDoor(pipeline, models, proxies, refused, max_body_bytes=max_body_bytes)
-        self._doors: tuple[Door, ...] = (self.anthropic, self.openai, self.gemini)
+        self.bedrock = BedrockDoor(
+            pipeline, models, proxies, refused, max_body_bytes=max_body_bytes
+        )
+        self._doors: tuple[Door, ...] = (self.anthropic, self.openai, self.gemini, self.bedrock)
         self._routes: dict[str, Handler] = {
             **self.openai.routes(),
             **self.anthropic.routes(),
@@ -61,6 +65,8 @@ class Entrance:
         if path.startswith("/openai/"):
             models = path.startswith(f"/openai{_MODELS}/")
             return self.openai.list_models if models else self.openai.unknown
+        if path.startswith("/bedrock/"):
+            return self.bedrock.serve
         return self.gemini.handler(path) if path.startswith(GEMINI) else self.anthropic.unknown
 
     async def _models(self, scope: Scope, receive: Receive, send: Send) -> None:
