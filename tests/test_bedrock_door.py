@@ -26,6 +26,7 @@ SONNET = "us.anthropic.claude-sonnet-4-5-20250929-v1:0"
 COST = Decimal(INPUT * 3_000 + OUTPUT * 15_000) / 10**9  # USD, at Anthropic's prices of Sonnet 4.5
 PROFILE = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/a1b2c3"
 POOR = "sk-bf-poor-0123456789abcdefghijklmnopqrstuvwxyz01"
+OFF = "sk-bf-off-0123456789abcdefghijklmnopqrstuvwxyz012"
 PAYERS = ("keys:alice-dev", "users:alice", "teams:core", "customers:acme")
 SAMPLE = Path(__file__).parent / "samples" / "bedrock" / "claude-2.1.330-turn1.json"
 
@@ -49,7 +50,8 @@ def config(upstream: str) -> dict[str, Any]:
         "eu.anthropic.*": [{"provider": "anthropic", "model": "claude-haiku-4-5"}],
     }
     poor = {"name": "poor", "value": POOR, "budgets": budget("0.000001")}
-    made["governance"]["virtual_keys"].append(poor)
+    off = {"name": "off", "value": OFF, "is_active": False}
+    made["governance"]["virtual_keys"] += [poor, off]
     return made
 
 
@@ -235,7 +237,8 @@ def refused(answer: httpx.Response, status: int, kind: str, code: str) -> str:
     assert answer.headers["x-bf-error"] == code
     assert answer.headers["x-should-retry"] == "false"
     told = answer.json()
-    assert told.keys() == {"message"}
+    assert told["error"]["message"] == told["message"]
+    assert told["error"]["type"].endswith(("_error", "_blocked"))
     return str(told["message"])
 
 
@@ -248,6 +251,9 @@ def test_refusals_are_bedrocks(gateway: RunningGateway) -> None:
     answer = posted(gateway, SONNET, invoked(), "invoke-with-response-stream", key=POOR)
     said = refused(answer, 402, "ServiceQuotaExceededException", "budget_exceeded")
     assert "budget of virtual key 'poor'" in said
+    answer = posted(gateway, SONNET, invoked(), key=OFF)  # at a 403 Claude Code would ask on
+    said = refused(answer, 400, "AccessDeniedException", "virtual_key_blocked")
+    assert "'off' is disabled" in said
     with sdk(gateway, POOR) as client, pytest.raises(anthropic.APIStatusError, match="'poor'"):
         client.messages.create(**message(model=SONNET))
     unknown = PROFILE.replace("a1b2c3", "other")

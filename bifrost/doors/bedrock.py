@@ -44,8 +44,16 @@ class BedrockDoor(Door):
     def answer(
         self, refusal: Refusal, request_id: str, more: Sequence[tuple[bytes, bytes]] = ()
     ) -> tuple[int, Headers, bytes]:
-        """A refusal as Bedrock words it, in the form in which Claude Code shows its sentence."""
-        body = _encode({"message": str(refusal)})
+        """A refusal as Bedrock words it.
+
+        Claude Code 2.1.330 asks again for half a minute at a status 403, and tries other forms of
+        the request at a 400 without the type that Anthropic gives errors: so neither is sent.
+        """
+        status = refusal.status
+        error = {"type": refusal.kind, "message": str(refusal)}
+        if status == 403:
+            status, error["type"] = 400, "policy_blocked"
+        body = _encode({"message": str(refusal), "error": error})
         headers = [
             (_TYPE, b"application/json"),
             (_LENGTH, b"%d" % len(body)),
@@ -59,7 +67,7 @@ class BedrockDoor(Door):
             headers.append((b"retry-after", b"%d" % refusal.retry_after))
         if isinstance(refusal, RequestTooLarge):
             headers.append((b"connection", b"close"))
-        return refusal.status, [*headers, *more], body
+        return status, [*headers, *more], body
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``POST /bedrock/model/{id}/…`` and ``GET /bedrock/inference-profiles``."""
