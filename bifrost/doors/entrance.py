@@ -12,6 +12,7 @@ from bifrost.doors.door import Door, Handler, Receive, Scope, Send
 from bifrost.doors.gemini import PREFIX as GEMINI
 from bifrost.doors.gemini import GeminiDoor
 from bifrost.doors.openai import OpenAIDoor
+from bifrost.doors.vertex import VertexDoor
 from bifrost.pipeline import Pipeline
 from bifrost.proxies import Proxies
 
@@ -41,7 +42,14 @@ class Entrance:
         self.bedrock = BedrockDoor(
             pipeline, models, proxies, refused, max_body_bytes=max_body_bytes
         )
-        self._doors: tuple[Door, ...] = (self.anthropic, self.openai, self.gemini, self.bedrock)
+        self.vertex = VertexDoor(pipeline, models, proxies, refused, max_body_bytes=max_body_bytes)
+        self._doors: tuple[Door, ...] = (
+            self.anthropic,
+            self.openai,
+            self.gemini,
+            self.bedrock,
+            self.vertex,
+        )
         self._routes: dict[str, Handler] = {
             **self.openai.routes(),
             **self.anthropic.routes(),
@@ -67,6 +75,8 @@ class Entrance:
             return self.openai.list_models if models else self.openai.unknown
         if path.startswith("/bedrock/"):
             return self.bedrock.serve
+        if path.startswith("/vertex/"):
+            return self.vertex.serve
         return self.gemini.handler(path) if path.startswith(GEMINI) else self.anthropic.unknown
 
     async def _models(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -67,44 +67,73 @@ def test_bedrock_with_a_bearer_token(
     assert books.balance("keys:dev", *ABOVE) == due > 0
 
 
-def test_bedrock_with_the_key_beside(
-    gateway: RunningGateway, mock: RunningMock, tmp_path: Path
+VERTEX = (
+    "POST /vertex/v1/projects/my-proj/locations/us-east5/publishers/anthropic/models/"
+    f"{OPUS}:streamRawPredict"
+)
+
+
+def unproven(mode: str, url: str) -> dict[str, str]:
+    """Settings of a mode in which the client shows no credentials of the cloud."""
+    if mode == "bedrock":
+        return {"CLAUDE_CODE_SKIP_BEDROCK_AUTH": "1", **bedrock(url)}
+    return {
+        "CLAUDE_CODE_USE_VERTEX": "1",
+        "CLAUDE_CODE_SKIP_VERTEX_AUTH": "1",
+        "ANTHROPIC_VERTEX_BASE_URL": f"{url}/vertex/v1",
+        "ANTHROPIC_VERTEX_PROJECT_ID": "my-proj",
+        "CLOUD_ML_REGION": "us-east5",
+    }
+
+
+EXPECTED = {"bedrock": [PROFILES, streamed(f"us.anthropic.{OPUS}")], "vertex": [VERTEX]}
+
+
+@pytest.mark.parametrize("mode", ["bedrock", "vertex"])
+@pytest.mark.parametrize("how", ["token", "beside"])
+def test_the_gateways_key_alone(
+    gateway: RunningGateway, mock: RunningMock, tmp_path: Path, mode: str, how: str
 ) -> None:
+    """A conversation with a tool; every level pays what the provider served."""
     books = Books(gateway, mock)
+    key = secret("dev")
+    own = {"ANTHROPIC_AUTH_TOKEN": key}
+    if how == "beside":
+        own = {"ANTHROPIC_CUSTOM_HEADERS": f"x-bf-vk: {key}"}
     with relay(gateway.url) as between:
         agent = Agent(claude_code(), tmp_path, between.url)
-        own = {"ANTHROPIC_CUSTOM_HEADERS": f"x-bf-vk: {secret('dev')}"}
-        own["CLAUDE_CODE_SKIP_BEDROCK_AUTH"] = "1"
-        completed(agent.run(**own, **bedrock(between.url)))
-    asked = [repr(one) for one in between.seen[1:]]
-    assert len(asked) == 2 and {one.rpartition("/")[2] for one in asked} == {
-        "invoke-with-response-stream"
-    }
+        completed(agent.run(**own, **unproven(mode, between.url)))
+    assert [repr(one) for one in between.seen] == [*EXPECTED[mode], EXPECTED[mode][-1]]
     [row] = mock.account()["models"]
     assert (row["model"], row["completed"]) == (OPUS, 2)
     assert books.balance("keys:dev", *ABOVE) == cost(OPUS, row["served"]) > 0
+    for request in mock.requests(2):
+        assert key not in str(request)
 
 
+@pytest.mark.parametrize("mode", ["bedrock", "vertex"])
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
         ("poor", "The budget of virtual key 'poor' cannot cover this request: $0.01 per 1M"),
         ("narrow", f"Virtual key 'narrow' may not use model '{OPUS}'; allowed: claude-haiku-*."),
         ("absent", "The user 'bob' is disabled; ask your platform team."),
-        ("unknown", "This virtual key is unknown or was revoked"),
     ],
 )
-def test_bedrock_refused(
-    gateway: RunningGateway, mock: RunningMock, tmp_path: Path, name: str, sentence: str
+def test_refused(
+    gateway: RunningGateway,
+    mock: RunningMock,
+    tmp_path: Path,
+    mode: str,
+    name: str,
+    sentence: str,
 ) -> None:
     """One request, our sentence, nothing charged, nothing sent upstream."""
     books = Books(gateway, mock)
     with relay(gateway.url) as between:
         agent = Agent(claude_code(), tmp_path, between.url)
-        own = {"ANTHROPIC_CUSTOM_HEADERS": f"x-bf-vk: {secret(name)}"}
-        own["CLAUDE_CODE_SKIP_BEDROCK_AUTH"] = "1"
-        run = agent.run(**own, **bedrock(between.url))
+        run = agent.run(ANTHROPIC_AUTH_TOKEN=secret(name), **unproven(mode, between.url))
     assert run.code != 0 and sentence in run.said, run.whole
-    assert [repr(one) for one in between.seen] == [PROFILES, streamed(f"us.anthropic.{OPUS}")]
+    assert [repr(one) for one in between.seen] == EXPECTED[mode]
     assert mock.requests(1) == []
     books.balance(due=0)
