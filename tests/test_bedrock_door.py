@@ -18,6 +18,7 @@ from botocore.config import Config
 from botocore.eventstream import EventStreamBuffer
 from botocore.exceptions import ClientError
 
+from bifrost.doors.door import path_of
 from tests.commands import until
 from tests.running import KEY, RunningGateway, RunningMock, budget, configuration, message
 
@@ -231,6 +232,12 @@ def test_where_ids_lead(gateway: RunningGateway, model: str, provider: str, serv
     assert answer.headers["x-bf-model"] == served
 
 
+def test_the_path_is_that_below_a_mount() -> None:
+    assert path_of({"path": "/gw/bedrock/x", "root_path": "/gw"}) == "/bedrock/x"
+    assert path_of({"path": "/bedrock/x", "root_path": "/gw"}) == "/bedrock/x"  # stripped already
+    assert path_of({"path": "/bedrock/x"}) == "/bedrock/x"
+
+
 def refused(answer: httpx.Response, status: int, kind: str, code: str) -> str:
     assert answer.status_code == status, answer.text
     assert answer.headers["x-amzn-errortype"] == kind
@@ -264,6 +271,8 @@ def test_refusals_are_bedrocks(gateway: RunningGateway) -> None:
     refused(answer, 400, "ValidationException", "invalid_request")
     answer = posted(gateway, SONNET, {"messages": []})
     assert "max_tokens" in refused(answer, 400, "ValidationException", "invalid_request")
+    answer = posted(gateway, SONNET, invoked(), x_amzn_bedrock_guardrailidentifier="g-1")
+    assert "guardrail" in refused(answer, 400, "ValidationException", "invalid_request")
     answer = posted(gateway, SONNET, invoked(), "converse")
     refused(answer, 404, "ResourceNotFoundException", "not_found")
     path = f"{gateway.url}/bedrock/model/{SONNET}/invoke"
@@ -309,6 +318,30 @@ def test_a_stream_that_the_host_cuts_ends_with_an_exception(model: str, tmp_path
         kind, said = told[-1]
         assert kind == "internalServerException" and said.endswith("Try again.")
         assert settled(gateway) > 0
+    finally:
+        gateway.stop()
+        mock.stop()
+
+
+def test_a_silent_host_is_bridged_and_a_revoked_key_ends_its_stream(tmp_path: Path) -> None:
+    mock = RunningMock(tmp_path, "--chunks", "3", "--chunk-interval-ms", "700")
+    settings = {**config(mock.url), "server": {"ping_interval_s": 0.2}}
+    gateway = RunningGateway(tmp_path / "g", settings)
+    path = f"{gateway.url}/bedrock/model/{SONNET}/invoke-with-response-stream"
+    try:
+        answer = posted(gateway, SONNET, invoked(), "invoke-with-response-stream")
+        told = [one["type"] for one in frames(answer.content)]
+        assert told.count("ping") > 1 and told[-1] == "message_stop"
+        with sdk(gateway) as client, client.messages.stream(**message(model=SONNET)) as stream:
+            assert stream.get_final_text()
+        head = {"authorization": f"Bearer {KEY}"}
+        with httpx.stream("POST", path, json=invoked(), headers=head, timeout=30) as cut:
+            pieces = cut.iter_raw()
+            received = next(pieces)
+            gateway.command("keys", "revoke", "alice-dev")
+            received += b"".join(pieces)
+        kind, said = frames(received)[-1]
+        assert kind == "validationException" and "revoked" in said
     finally:
         gateway.stop()
         mock.stop()

@@ -16,6 +16,7 @@ from bifrost.call import Call
 from bifrost.doors import messages_ask
 from bifrost.doors.door import Door, Headers, Message, Receive, Scope, Send, path_of, send_json
 from bifrost.errors import (
+    InvalidRequest,
     MethodNotAllowed,
     NotServed,
     Refusal,
@@ -30,6 +31,7 @@ from bifrost.translate.translation import SENSELESS
 PREFIX = "/bedrock"
 _PROFILES = "/inference-profiles"
 _LENGTH, _TYPE, _ERROR = b"content-length", b"content-type", b"x-amzn-errortype"
+_GUARDRAIL = b"x-amzn-bedrock-guardrailidentifier"  # to drop it would let through what it stops
 _SINCE = "1970-01-01T00:00:00Z"  # the catalogue does not know it
 _KEYLESS = (
     "This gateway needs a virtual key (sk-bf-...): set it as AWS_BEARER_TOKEN_BEDROCK, or ask your "
@@ -93,6 +95,11 @@ class BedrockDoor(Door):
     async def _ask(self, call: Call, scope: Scope, send: Send, model: str, operation: str) -> None:
         if scope["method"] != "POST":
             raise MethodNotAllowed("Use POST on this path.")
+        if any(header.lower() == _GUARDRAIL for header, _ in scope["headers"]):
+            raise InvalidRequest(
+                "x-amzn-bedrock-guardrailidentifier: this gateway applies no guardrails of "
+                "Bedrock; leave it out."
+            )
         await self.body(call)
         name = self.pipeline.governor.named(bedrock_anthropic.names(model))
         counts = operation == "count-tokens"

@@ -10,8 +10,10 @@ import pytest
 from tests.clients.installed import claude_code
 from tests.clients.relay import relay
 from tests.clients.test_claude_code import ABOVE, OPUS, Agent, completed, governed, secret
-from tests.running import RunningGateway, RunningMock
+from tests.running import KEY, RunningGateway, RunningMock
 from tests.sdk.books import Books, cost
+from tests.test_clouds import cost as usd
+from tests.test_clouds import invoked
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]  # the first run downloads 380 MB
 
@@ -137,3 +139,20 @@ def test_refused(
     assert [repr(one) for one in between.seen] == EXPECTED[mode]
     assert mock.requests(1) == []
     books.balance(due=0)
+
+
+@pytest.mark.parametrize("mode", ["plain", "bedrock"])
+def test_on_a_bedrock_host(tmp_path: Path, mode: str) -> None:
+    """A task with a tool, on a host that checks each signature and each field."""
+    place = invoked(tmp_path / "gateway", works=True)
+    try:
+        settings = {"ANTHROPIC_BASE_URL": f"{place.url}/anthropic"}
+        if mode == "bedrock":
+            settings = unproven("bedrock", place.url)
+        run = Agent(claude_code(), tmp_path, place.url).run(ANTHROPIC_AUTH_TOKEN=KEY, **settings)
+        assert (run.code, run.said) == (0, f"It says {run.nonce}"), run.whole
+        path = f"/model/us.anthropic.{OPUS}/invoke-with-response-stream"
+        assert [one.path for one in place.asked("/model/")] == [path] * 2
+        assert place.spent() == 2 * usd("4.4", "22")
+    finally:
+        place.close()
