@@ -324,7 +324,9 @@ def test_a_stream_that_the_host_cuts_ends_with_an_exception(model: str, tmp_path
 
 
 def test_a_silent_host_is_bridged_and_a_revoked_key_ends_its_stream(tmp_path: Path) -> None:
-    mock = RunningMock(tmp_path, "--chunks", "3", "--chunk-interval-ms", "700")
+    mock = RunningMock(
+        tmp_path, "--chunks", "3", "--chunk-interval-ms", "700", "--output-tokens", "900"
+    )
     settings = {**config(mock.url), "server": {"ping_interval_s": 0.2}}
     gateway = RunningGateway(tmp_path / "g", settings)
     path = f"{gateway.url}/bedrock/model/{SONNET}/invoke-with-response-stream"
