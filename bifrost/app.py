@@ -40,7 +40,7 @@ from bifrost.config.load import (
 from bifrost.config.settings import Settings
 from bifrost.core import Core
 from bifrost.doors.anthropic import AnthropicDoor, broken_event
-from bifrost.doors.door import Receive, Scope, Send
+from bifrost.doors.door import Receive, Scope, Send, path_of
 from bifrost.doors.entrance import Entrance
 from bifrost.errors import BifrostError
 from bifrost.governance import admin_token
@@ -115,10 +115,7 @@ class App:
         if self.core is None:
             await self.start()
         self.proxies.settle(scope)
-        path = scope["path"]
-        root = scope.get("root_path", "")
-        if root and path.startswith(root):
-            path = path[len(root) :]
+        path = path_of(scope)
         if path in ("/health", "/ready", "/metrics"):
             await self.starlette(scope, receive, send)
         elif (path == "/api" or path.startswith("/api/")) and path != "/api/hello":

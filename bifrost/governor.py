@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bifrost._fast.desk import Desk
@@ -143,6 +143,10 @@ class Governor:
             self._renew()
             self._known = epoch
         return self._lanes
+
+    def named(self, names: Sequence[str]) -> str:
+        """Which of several names of one model its lane is to be found by; see ``Router.named``."""
+        return self.current().router.named(names)
 
     def admit(self, call: Call) -> None:
         """Reserves the worst case of ``call`` at every level, or raises a Refusal, nothing held.

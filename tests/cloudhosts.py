@@ -259,7 +259,11 @@ class Mantle(Aws):
 
 
 class Bedrock(Aws):
-    """Bedrock's InvokeModel."""
+    """Bedrock's InvokeModel. ``cut``: its streams end in the middle of a frame. ``works``: where a
+    shell is offered, it has a file read and tells what stands there."""
+
+    cut = False
+    works = False
 
     SERVICE = "bedrock"
     BETAS = {
@@ -283,8 +287,44 @@ class Bedrock(Aws):
             return 400, {"message": "invalid beta flag"}
         if not streams:
             return 200, message(model)
-        frames = [chunk(line[6:]) for line in stream(model).split(b"\n") if line[:5] == b"data:"]
-        return 200, b"".join(frames), "application/vnd.amazon.eventstream"
+        if "claude-busy" in model:
+            end = {":message-type": "exception", ":exception-type": "throttlingException"}
+            told = encode(end, b'{"message":"Too many tokens, please wait."}')
+            return 200, told, "application/vnd.amazon.eventstream"
+        events = [line[6:] for line in stream(model).split(b"\n") if line[:5] == b"data:"]
+        if self.works:
+            block = self._work(body)
+            events = [said_instead(event, block) for event in events]
+        told = b"".join(chunk(event) for event in events)
+        told = told[: len(told) // 2] if self.cut else told
+        return 200, told, "application/vnd.amazon.eventstream"
+
+    @staticmethod
+    def _work(body: dict[str, Any]) -> dict[str, Any]:
+        """The block that a worker says next."""
+        last = next(one for one in reversed(body["messages"]) if one["role"] == "user")
+        results = [one for one in last["content"] if one["type"] == "tool_result"]
+        if results:
+            return {"type": "text", "text": f"It says {results[0]['content']}"}
+        assert "Bash" in {tool["name"] for tool in body["tools"]}
+        asked = {"command": "cat bifrost_mock.txt", "description": "Read"}
+        return {"type": "tool_use", "id": "toolu_1", "name": "Bash", "input": asked}
+
+
+def said_instead(raw: bytes, block: dict[str, Any]) -> bytes:
+    """An event of ``stream``, saying another block."""
+    event = json.loads(raw)
+    tool = block["type"] == "tool_use"
+    if "content_block" in event:
+        event["content_block"] = block | ({"input": {}} if tool else {"text": ""})
+    elif event["type"] == "content_block_delta":
+        event["delta"] = {"type": "text_delta", "text": block.get("text")}
+        if tool:
+            whole = json.dumps(block["input"])
+            event["delta"] = {"type": "input_json_delta", "partial_json": whole}
+    elif event["type"] == "message_delta" and tool:
+        event["delta"]["stop_reason"] = "tool_use"
+    return json.dumps(event).encode()
 
 
 def chunk(event: bytes) -> bytes:

@@ -189,3 +189,25 @@ def test_routes() -> None:
     with pytest.raises(ModelNotFound, match="one, two"):
         Router(["one", "two"], [], lambda *_: False).targets("three/x")
     assert Router(["one"], [], lambda *_: False).targets("new") == [Target("one", "new")]
+
+
+def test_which_of_a_models_names_leads_on() -> None:
+    """Its own where something speaks of that in particular; else a plainer one that is known."""
+    own, dated, plain = "us.anthropic.claude-x-20250101-v1:0", "claude-x-20250101", "claude-x"
+    names = [own, dated, plain]
+
+    def named(providers: list[str], served: set[tuple[str, str]], *patterns: str) -> str:
+        aliases = [Alias(pattern, (("one", None, 1.0),)) for pattern in patterns]
+        return Router(providers, aliases, lambda *pair: pair in served).named(names)
+
+    assert named(["one"], {("one", own)}) == own
+    assert named(["one", "two"], {("one", plain), ("two", own)}) == own
+    assert named(["one"], set(), "us.anthropic.*") == own
+    assert named(["one"], {("one", own)}, own, "claude-*") == own
+    assert named(["one"], {("one", own), ("one", dated)}) == dated  # it takes any name
+    assert named(["one"], set(), "*") == dated
+    assert named(["one"], {("one", plain)}) == plain
+    assert named(["one"], set(), "claude-x") == plain
+    assert named(["one"], set()) == plain
+    assert Router(["one"], [], lambda *_: False).named(["new"]) == "new"
+    assert Router(["us"], [], lambda *_: False).named(["us/new", "x"]) == "us/new"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -427,5 +428,68 @@ def test_claude_code_on_bedrocks_invoke_model(by: str, tmp_path: Path) -> None:
             refused = place.ask(message(model="claude-sonnet-4-5"))
             assert refused.status_code == 403
             assert refused.json()["error"]["type"] == "permission_error"
+    finally:
+        place.close()
+
+
+SONNET = "us.anthropic.claude-sonnet-4-5-20250929-v1:0"
+PROFILE = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/a1b2c3"
+INVOKED = {
+    "claude-opus-5-5": "us.anthropic.claude-opus-5-5", "team-sonnet": PROFILE,
+    "claude-busy": "anthropic.claude-busy",
+}  # fmt: skip
+
+
+def invoked(folder: Path, **manners: bool) -> Place:
+    """InvokeModel before which the gateway signs."""
+    host = Bedrock()
+    host.cut, host.works = manners.get("cut", False), manners.get("works", False)
+    place = Place(folder, host, amazon("bedrock", host, "signature"), **INVOKED)
+    for model in (PROFILE, "anthropic.claude-busy"):
+        place.gateway.command("prices", "set", f"bedrock/{model}", "--input", "3", "--output", "15")
+    return place
+
+
+def test_bedrocks_clients_by_bedrocks_own_ids(tmp_path: Path) -> None:
+    place = invoked(tmp_path)
+    try:
+        with anthropic.AnthropicBedrock(
+            api_key=KEY, aws_region="us-east-1", base_url=f"{place.url}/bedrock", max_retries=0
+        ) as client:
+            with client.messages.stream(**message(model=SONNET)) as stream:
+                assert stream.get_final_text() == "Hello there"
+            told = client.messages.create(**message(model="us.anthropic.claude-opus-5-5"))
+        assert told.usage.output_tokens == OUTPUT
+        assert place.spent() == cost("3.3", "16.5") + cost("4.4", "22")
+        assert place.asked(SONNET)[-1].path == f"/model/{SONNET}/invoke-with-response-stream"
+        body = b64encode(json.dumps(message()).encode()).decode()
+        path = f"/bedrock/model/{SONNET}/count-tokens"
+        counted = place.ask({"input": {"invokeModel": {"body": body}}}, path)
+        assert counted.json()["inputTokens"] > 0
+    finally:
+        place.close()
+
+
+def test_a_profiles_arn_is_signed_as_it_is_sent_and_exceptions_are_told(tmp_path: Path) -> None:
+    place = invoked(tmp_path)
+    try:
+        until(lambda: place.ask(message(model="team-sonnet")).status_code == 200)
+        target = place.asked("a1b2c3")[-1].path
+        assert target == f"/model/{PROFILE.replace('/', '%2F')}/invoke"
+        answer = place.ask(message(model="claude-busy", stream=True))
+        assert (answer.status_code, answer.text.count("event: error")) == (200, 1)
+        assert "rate_limit_error" in answer.text
+    finally:
+        place.close()
+
+
+def test_frames_that_break_off_are_told_and_paid(tmp_path: Path) -> None:
+    place = invoked(tmp_path, cut=True)
+    try:
+        answer = place.ask(message(model="claude-opus-5-5", stream=True))
+        assert answer.status_code == 200
+        assert "content_block_start" in answer.text and "message_stop" not in answer.text
+        assert answer.text.count("event: error") == 1
+        assert 0 < place.spent() < cost("4.4", "22")
     finally:
         place.close()

@@ -39,7 +39,7 @@ MAY = {
     "watch": LEAVES,
     "witness": LEAVES | {"audit", "governance", "identify"},
     "pipeline": LEAVES | ROOMS | ORDER,
-    "doors": LEAVES | {"pipeline"},
+    "doors": LEAVES | {"pipeline", "translate"},
     "usage": LEAVES | {"audit", "governance", "metering"},
     "pricing": LEAVES | {"audit", "governance", "metering"},
     "stewardship": set(),

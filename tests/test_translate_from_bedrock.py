@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,16 @@ from bifrost.translate.bedrock_anthropic import (
     AnthropicStream,
     address,
     answer,
+    counted,
+    counting,
+    names,
     request,
 )
 from bifrost.translate.raw_json import members
 from bifrost.translate.translation import SENSELESS, Traits
 
 SAMPLES = sorted((Path(__file__).parent / "samples" / "bedrock").glob("*.json"))
+STREAMS = "invoke-with-response-stream"
 MODEL = "us.anthropic.claude-sonnet-4-5-20250929-v1:0"
 EVENTS = [
     b'{"type":"message_start","message":{"id":"m","type":"message","role":"assistant","model":"x",'
@@ -101,7 +105,7 @@ def test_there_and_back(sample: Path) -> None:
     expected = json.loads(body)
     expected["system"] = expected["system"][1:]
     assert json.loads(back.body) == expected
-    assert address(back.path) == (MODEL, True)
+    assert address(back.path) == (MODEL, STREAMS)
 
 
 def test_what_the_body_says_of_the_path_does_not_count() -> None:
@@ -143,11 +147,55 @@ def test_addresses() -> None:
     arn = "arn:aws:bedrock:eu-west-1:123456789012:application-inference-profile/abc"
     for model in (MODEL, arn, "ä b%"):
         for stream in (True, False):
-            assert address(path(model, stream=stream)) == (model, stream)
-    assert address(f"/model/{arn}/invoke") == (arn, False)
-    assert address("/model/x%3A0/invoke") == ("x:0", False)
+            assert address(path(model, stream=stream)) == (model, STREAMS if stream else "invoke")
+    assert address(f"/model/{arn}/invoke") == (arn, "invoke")
+    assert address("/model/x%3A0/count-tokens") == ("x:0", "count-tokens")
     for other in ("/model//invoke", "/model/x/converse", "/model/x/invoke/", "/v1/messages", ""):
         assert address(other) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "elsewhere"),
+    [
+        (MODEL, ["claude-sonnet-4-5-20250929", "claude-sonnet-4-5"]),
+        ("global.anthropic.claude-opus-4-6-v1", ["claude-opus-4-6"]),
+        ("us-gov.anthropic.claude-opus-5-5", ["claude-opus-5-5"]),
+        ("anthropic.claude-3-haiku-20240307-v1:0:200k",
+         ["claude-3-haiku-20240307", "claude-3-haiku"]),
+        (f"arn:aws:bedrock:us-east-1:123456789012:inference-profile/{MODEL}",
+         ["claude-sonnet-4-5-20250929", "claude-sonnet-4-5"]),
+        ("arn:aws-us-gov:bedrock:us-gov-west-1::foundation-model/anthropic.claude-opus-5-5",
+         ["claude-opus-5-5"]),
+        ("arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/a1b2", []),
+        ("meta.llama3-8b-instruct-v1:0", []),
+        ("claude-opus-5-5", []),
+    ],
+)  # fmt: skip
+def test_names_of_a_model_elsewhere(model: str, elsewhere: list[str]) -> None:
+    assert names(model) == [model, *elsewhere]
+
+
+def counts(invoked: bytes) -> bytes:
+    told = {"invokeModel": {"body": b64encode(invoked).decode()}}
+    return json.dumps({"input": told}).encode()
+
+
+def test_a_token_count_tells_what_is_counted() -> None:
+    asked = counting(counts(SAMPLES[-1].read_bytes()), MODEL)
+    whole = request(SAMPLES[-1].read_bytes(), MODEL, stream=False)
+    was, now = members(whole.body), members(asked.body)
+    assert was.keys() - now.keys() == {"max_tokens", "metadata"}
+    assert all(bytes(was[key]) == bytes(now[key]) for key in now)
+    assert (asked.betas, asked.version) == (whole.betas, whole.version)
+    assert counted(b'{"input_tokens":7}') == b'{"inputTokens":7}'
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b'{"input":{"converse":{}}}', b'{"input":{"invokeModel":{"body":"?"}}}']
+)
+def test_what_is_no_token_count(body: bytes) -> None:
+    with pytest.raises(InvalidRequest, match=r"not one for CountTokens with input\.invokeModel"):
+        counting(body, MODEL)
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
@@ -265,10 +313,10 @@ def client() -> Iterator[Callable[..., anthropic.AnthropicBedrock]]:
         def handle(sent: httpx2.Request) -> httpx2.Response:
             found = address(sent.url.raw_path.decode())
             assert found is not None
-            asked = request(sent.content, *found[:1], stream=found[1])
+            asked = request(sent.content, found[0], stream=found[1] == STREAMS)
             status, body = serve(asked, scan(asked.body))
             headers = {"content-type": CONTENT_TYPE}
-            if not found[1] or status != 200:
+            if found[1] != STREAMS or status != 200:
                 body, name = answer(status, body)
                 headers = {"content-type": "application/json", "x-amzn-errortype": name or ""}
             return httpx2.Response(status, content=body, headers=headers)

@@ -133,6 +133,13 @@ async def send_json(
     await send({"type": "http.response.body", "body": body})
 
 
+def path_of(scope: Scope) -> str:
+    """The path below where the gateway is mounted."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path[len(root) :] if root and path.startswith(root) else path
+
+
 def query_of(scope: Scope) -> bytes:
     """The query as it came, with its question mark; a ``key`` parameter never goes upstream."""
     query: bytes = scope.get("query_string", b"")

@@ -7,10 +7,12 @@ from typing import Any
 
 from bifrost.call import Call
 from bifrost.doors.anthropic import AnthropicDoor
+from bifrost.doors.bedrock import BedrockDoor
 from bifrost.doors.door import Door, Handler, Receive, Scope, Send
 from bifrost.doors.gemini import PREFIX as GEMINI
 from bifrost.doors.gemini import GeminiDoor
 from bifrost.doors.openai import OpenAIDoor
+from bifrost.doors.vertex import VertexDoor
 from bifrost.pipeline import Pipeline
 from bifrost.proxies import Proxies
 
@@ -37,7 +39,17 @@ class Entrance:
         self.openai = OpenAIDoor(pipeline, models, proxies, refused, max_body_bytes=max_body_bytes)
         self.openai.help_url = help_url
         self.gemini = GeminiDoor(pipeline, models, proxies, refused, max_body_bytes=max_body_bytes)
-        self._doors: tuple[Door, ...] = (self.anthropic, self.openai, self.gemini)
+        self.bedrock = BedrockDoor(
+            pipeline, models, proxies, refused, max_body_bytes=max_body_bytes
+        )
+        self.vertex = VertexDoor(pipeline, models, proxies, refused, max_body_bytes=max_body_bytes)
+        self._doors: tuple[Door, ...] = (
+            self.anthropic,
+            self.openai,
+            self.gemini,
+            self.bedrock,
+            self.vertex,
+        )
         self._routes: dict[str, Handler] = {
             **self.openai.routes(),
             **self.anthropic.routes(),
@@ -61,6 +73,10 @@ class Entrance:
         if path.startswith("/openai/"):
             models = path.startswith(f"/openai{_MODELS}/")
             return self.openai.list_models if models else self.openai.unknown
+        if path.startswith("/bedrock/"):
+            return self.bedrock.serve
+        if path.startswith("/vertex/"):
+            return self.vertex.serve
         return self.gemini.handler(path) if path.startswith(GEMINI) else self.anthropic.unknown
 
     async def _models(self, scope: Scope, receive: Receive, send: Send) -> None:

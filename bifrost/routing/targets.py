@@ -5,7 +5,7 @@ Pure: no I/O, no prices, no keys. The order of the answer is the order to try.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -49,20 +49,47 @@ class Router:
 
     def targets(self, model: str) -> list[Target]:
         """The targets of a model name, best first; raises ModelNotFound when there are none."""
-        alias = self._exact.get(model) or next(
-            (glob for glob in self._globs if matches(model, glob.pattern)), None
-        )
+        alias = self._alias(model)
         if alias is not None:
             return [Target(name, to or model, weight) for name, to, weight in alias.targets]
         provider, slash, rest = model.partition("/")
         if slash and provider in self._providers:
             return [Target(provider, rest)]
-        known = [Target(name, model) for name in self._providers if self._serves(name, model)]
+        known = self._serving(model)
         if known:
-            return known
+            return [Target(name, model) for name in known]
         if slash or not self._providers:
             served = ", ".join(self._providers) or "none is configured"
             raise ModelNotFound(
                 f"No provider of this gateway serves model {model!r} (providers: {served})."
             )
         return [Target(name, model) for name in self._providers]
+
+    def named(self, names: Sequence[str]) -> str:
+        """Which of several names of one model to go by: its own, the first, where something leads
+        on from that name in particular; else the first of the others that leads on, or the last.
+
+        A pattern or a provider that takes another of its names too says nothing in particular.
+        """
+        own, *others = names
+        ways = [self._way(name) for name in others]
+        particular = self._way(own)
+        if not others or (particular and particular not in ways):
+            return own
+        return next((name for name, way in zip(others, ways, strict=True) if way), others[-1])
+
+    def _way(self, model: str) -> Alias | tuple[str, ...]:
+        """What leads on from a name: an alias, the providers known to have it, or nothing."""
+        alias = self._alias(model)
+        if alias is not None:
+            return alias
+        provider, slash, _ = model.partition("/")
+        return (model,) if slash and provider in self._providers else self._serving(model)
+
+    def _alias(self, model: str) -> Alias | None:
+        return self._exact.get(model) or next(
+            (glob for glob in self._globs if matches(model, glob.pattern)), None
+        )
+
+    def _serving(self, model: str) -> tuple[str, ...]:
+        return tuple(name for name in self._providers if self._serves(name, model))

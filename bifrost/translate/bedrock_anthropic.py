@@ -1,9 +1,13 @@
-"""Clients that speak Bedrock's InvokeModel on hosts that speak Anthropic Messages."""
+"""Clients that speak Bedrock's InvokeModel on hosts that speak Anthropic Messages.
+
+Facts: the model of ``bedrock-runtime`` in botocore 1.44, anthropic 2.12 (``lib/bedrock``) and
+Claude Code 2.1.330 in its Bedrock mode (read 2026-11).
+"""
 
 from __future__ import annotations
 
 import re
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -16,10 +20,17 @@ from bifrost.translate.translation import SENSELESS
 
 MOST_EVENT = 16 << 20  # bytes: its base64 still fits into a frame
 CONTENT_TYPE = "application/vnd.amazon.eventstream"
-_PATH = re.compile(r"/model/([^?]+?)/invoke(-with-response-stream)?")
-_VERSIONS = {"bedrock-2023-05-31": "2023-06-01"}  # newer ones have one name everywhere
+_PATH = re.compile(r"/model/([^?]+?)/(invoke|invoke-with-response-stream|count-tokens)")
+_ARN = re.compile(r"arn:aws[\w-]*:bedrock:[^/]*:(?:foundation-model|inference-profile)/")
+_NAME = re.compile(r"(?:[a-z0-9-]+\.)?anthropic\.(claude-.+?)(?:-v\d+(?::\d+)?(?::\d+k)?)?")
+_DATE = re.compile(r"-20\d{6}$")
+# Newer ones have one name everywhere.
+_VERSIONS = {"bedrock-2023-05-31": "2023-06-01", "vertex-2023-10-16": "2023-06-01"}
 _TOKEN = re.compile(r"[A-Za-z0-9._-]{1,128}")  # safe in a header
 _OWN = frozenset({"model", "stream", "anthropic_version", "anthropic_beta"})
+# What a token count may say of a request.
+_COUNTED = frozenset({"model", "messages", "system", "tools", "tool_choice", "thinking",
+                      "output_config", "cache_control", "context_management"})  # fmt: skip
 _CHUNK = {":event-type": "chunk", ":content-type": "application/json", ":message-type": "event"}
 # Bedrock's exceptions by status, for ``x-amzn-errortype``.
 _EXCEPTIONS = {
@@ -47,6 +58,22 @@ class Asked(NamedTuple):
     version: str
 
 
+class _Invoked(msgspec.Struct):
+    body: str
+
+
+class _Input(msgspec.Struct):
+    invoked: _Invoked = msgspec.field(name="invokeModel")
+
+
+class _Count(msgspec.Struct):
+    input: _Input
+
+
+class _Counted(msgspec.Struct):
+    tokens: int = msgspec.field(name="input_tokens")
+
+
 class _Error(msgspec.Struct):
     message: str | None = None
     type: str | None = None
@@ -63,16 +90,33 @@ class _Failure(msgspec.Struct):
 
 _event = msgspec.json.Decoder(_Event).decode
 _failure = msgspec.json.Decoder(_Failure).decode
+_count = msgspec.json.Decoder(_Count).decode
+_counted = msgspec.json.Decoder(_Counted).decode
 
 
-def address(path: str) -> tuple[str, bool] | None:
-    """(model, whether it streams) of an InvokeModel path as it was sent; None for other paths."""
+def address(path: str) -> tuple[str, str] | None:
+    """(model, operation) of a path as it was sent; None for paths that are not served.
+
+    Operations: ``invoke``, ``invoke-with-response-stream`` and ``count-tokens``.
+    """
     found = _PATH.fullmatch(path)
-    return (unquote(found[1]), found[2] is not None) if found else None
+    return (unquote(found[1]), found[2]) if found else None
 
 
-def request(body: bytes, model: str, *, stream: bool) -> Asked:
+def names(model: str) -> list[str]:
+    """An id of Bedrock's and the names that its model has elsewhere, the most exact first.
+
+    The region's prefix, the maker's name and the version behind it go, then the date. An ARN is
+    the id at its end, unless that of an application's profile, which does not tell the model.
+    """
+    found = _NAME.fullmatch(_ARN.sub("", model, count=1))
+    return list(dict.fromkeys([model, *((found[1], _DATE.sub("", found[1])) if found else ())]))
+
+
+def request(body: bytes, model: str, *, stream: bool, of: str = "InvokeModel") -> Asked:
     """The Messages request for the body of an InvokeModel call and what its path says.
+
+    ``of``: which call it is, in words; Vertex AI's has the same body.
 
     Raises InvalidRequest for what is no such body.
     """
@@ -82,7 +126,7 @@ def request(body: bytes, model: str, *, stream: bool) -> Asked:
         betas = tuple(name.strip() for name in named)
         version = _string(given.get("anthropic_version", b'"bedrock-2023-05-31"'))
     except SENSELESS as error:
-        raise InvalidRequest(f"The request body is not one for InvokeModel: {error!r}") from None
+        raise InvalidRequest(f"The request body is not one for {of}: {error!r}") from None
     for token in (version, *betas):
         if not _TOKEN.fullmatch(token):
             raise InvalidRequest(f"{token[:80]!r} is no name of a version or a beta.")
@@ -91,6 +135,33 @@ def request(body: bytes, model: str, *, stream: bool) -> Asked:
     if stream:
         wanted["stream"] = b"true"
     return Asked(object_of(wanted), betas, _VERSIONS.get(version, version))
+
+
+def counting(body: bytes, model: str) -> Asked:
+    """The Messages token count for the body of a CountTokens call.
+
+    Raises InvalidRequest for what is no such body.
+    """
+    try:
+        invoked = b64decode(_count(body).input.invoked.body, validate=True)
+    except SENSELESS as error:
+        raise InvalidRequest(
+            f"The request body is not one for CountTokens with input.invokeModel: {error!r}"
+        ) from None
+    asked = request(invoked, model, stream=False)
+    kept = {key: value for key, value in members(asked.body).items() if key in _COUNTED}
+    return asked._replace(body=object_of(kept))
+
+
+def counted(body: bytes) -> bytes:
+    """The answer of CountTokens for that of a Messages token count; raises what is SENSELESS."""
+    return _encode({"inputTokens": _counted(body).tokens})
+
+
+def exception(status: int) -> str:
+    """The name for ``x-amzn-errortype`` of an error with that status."""
+    unknown = "InternalServerException" if status >= 500 else "ValidationException"
+    return _EXCEPTIONS.get(status, unknown)
 
 
 def answer(status: int, body: bytes) -> tuple[bytes, str | None]:
@@ -105,8 +176,7 @@ def answer(status: int, body: bytes) -> tuple[bytes, str | None]:
     except SENSELESS:
         error = None
     said = error.message if error and error.message else "The provider gave no reason."
-    unknown = "InternalServerException" if status >= 500 else "ValidationException"
-    return _encode({"message": said}), _EXCEPTIONS.get(status, unknown)
+    return _encode({"message": said}), exception(status)
 
 
 class AnthropicStream:
