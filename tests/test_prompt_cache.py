@@ -87,7 +87,9 @@ def kept(before: bytes, after: bytes, said: str) -> None:
 @pytest.mark.parametrize("host", ["chat", "responses", "gemini"])
 @pytest.mark.parametrize("client", ["messages", "responses", "chat"])
 def test_every_turn_begins_with_the_bytes_of_the_one_before(client: Api, host: Api) -> None:
-    bodies = [way(client, host, encoded(one), "m-x", None, TRAITS).body for one in CLIENTS[client]()]
+    bodies = [
+        way(client, host, encoded(one), "m-x", None, TRAITS).body for one in CLIENTS[client]()
+    ]
     assert len(bodies) == 25
     for before, after in zip(bodies, bodies[1:], strict=False):
         kept(before, after, SAID[host])
@@ -149,6 +151,45 @@ def test_claude_finds_all_of_the_last_turn_in_its_cache(client: Api) -> None:
     ]
     for before, after in zip(bodies, bodies[1:], strict=False):
         kept(encoded(unmarked(before)), encoded(unmarked(after)), "messages")
+        assert found(before, after) == len(list(blocks(before)))
+
+
+def test_claude_finds_the_last_turn_behind_many_calls_at_once() -> None:
+    """Further back than Claude looks for it from the end alone."""
+    asked = {"role": "user", "content": "Look at all of them."}
+    made = [
+        {"type": "function_call", "call_id": f"c{n}", "name": "look", "arguments": "{}"}
+        for n in range(LOOKS_BACK)
+    ]
+    told = [
+        {"type": "function_call_output", "call_id": one["call_id"], "output": "seen"}
+        for one in made
+    ]
+    calls = [
+        {"id": one["call_id"], "type": "function", "function": {"name": "look", "arguments": "{}"}}
+        for one in made
+    ]
+    results = [{"role": "tool", "tool_call_id": one["call_id"], "content": "seen"} for one in made]
+    look = {"name": "look", "parameters": {"type": "object"}}
+    first: dict[Api, Any] = {
+        "responses": {"model": "m", "tools": [{"type": "function", **look}], "input": [asked]},
+        "chat": {
+            "model": "m",
+            "tools": [{"type": "function", "function": look}],
+            "messages": [asked],
+        },
+    }
+    more: dict[Api, Any] = {
+        "responses": [*made, *told],
+        "chat": [{"role": "assistant", "tool_calls": calls}, *results],
+    }
+    for client, body in first.items():
+        said = SAID[client]
+        later = {**body, said: [*body[said], *more[client]]}
+        before, after = (
+            json.loads(way(client, "messages", encoded(one), "claude-x", None, TRAITS).body)
+            for one in (body, later)
+        )
         assert found(before, after) == len(list(blocks(before)))
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from bifrost.translate.anthropic_events import AnthropicEvents
 from bifrost.translate.chat_completion import error, finish_reason, usage
+from bifrost.translate.messages_tools import ToolNames
 
 Json = dict[str, Any]
 _DELTAS = {"text_delta": ("text", "content"), "thinking_delta": ("thinking", "reasoning_content")}
@@ -19,8 +20,8 @@ DONE = b"data: [DONE]\n\n"
 class ChatChunks:
     """One answer. ``tells_usage``: the client asked for the chunk with the usage."""
 
-    def __init__(self, model: str, *, tells_usage: bool) -> None:
-        self._events = AnthropicEvents()
+    def __init__(self, model: str, names: ToolNames, *, tells_usage: bool) -> None:
+        self._events, self._names = AnthropicEvents(), names
         self._tells_usage = tells_usage
         self._model, self._id, self._created = model, "", int(time.time())
         self._used: Json = {}
@@ -71,7 +72,7 @@ class ChatChunks:
     def _call(self, block: Json) -> bytes:
         self._calls += 1
         self._opens = True
-        function = {"name": block["name"], "arguments": ""}
+        function = {"name": self._names.back(block["name"]).name, "arguments": ""}
         call = {"index": self._calls, "id": block["id"], "type": "function", "function": function}
         return self._chunk({"tool_calls": [call]})
 
