@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from bifrost._fast.client import WAKE
 from bifrost.errors import UpstreamError
 from bifrost.passage.ways import Flow, Way
 from bifrost.translate.translation import SENSELESS
 from bifrost.upstream.pool import Exchange
 
+_ENDS = (b"\n\n", b"\r\n\r\n")  # of an event
 JSON, EVENTS = b"application/json", b"text/event-stream"
 # What a client may know of the head of an answer in another dialect; the rest speaks of that.
 _KEPT = frozenset({b"retry-after", b"retry-after-ms"})
@@ -62,23 +60,29 @@ class Crossing:
             if chunk is WAKE:
                 return chunk
             flow = self._flow
-            if chunk:
-                shown, metered = _readable(flow.feed, chunk)
-            else:
-                self._flow = None
-                shown, metered = _readable(flow.finish)
+            try:
+                if chunk:
+                    shown, metered = flow.feed(chunk)
+                else:
+                    self._flow = None
+                    shown, metered = flow.finish()
+            except SENSELESS as error:
+                raise _broken(error) from error
             self._metered += metered
             if shown:
-                self.boundary = shown.endswith((b"\n\n", b"\r\n\r\n"))
-                return bytes(shown)
+                self.boundary = shown.endswith(_ENDS)
+                return shown
         return b""
 
     async def read_all(self, limit: int) -> bytes:
         """A whole answer of at most ``limit`` bytes; it can change the status."""
         body: bytes = await self._exchange.read_all(limit)
-        self.status, piece = _readable(self._way.answer, self.status, body)
+        try:
+            self.status, piece = self._way.answer(self.status, body)
+        except SENSELESS as error:
+            raise _broken(error) from error
         self._metered = piece.metered
-        return bytes(piece.shown)
+        return piece.shown
 
     def cancel(self) -> None:
         """Gives the answer up."""
@@ -89,14 +93,9 @@ class Crossing:
         self._exchange.wake()
 
 
-def _readable(read: Callable[..., Any], *given: Any) -> Any:
+def _broken(error: BaseException) -> UpstreamError:
     """What no translator can make sense of is a broken answer, not a broken gateway."""
-    try:
-        return read(*given)
-    except SENSELESS as error:
-        raise UpstreamError(
-            f"The provider's answer cannot be understood ({error!r}).", sent=True
-        ) from error
+    return UpstreamError(f"The provider's answer cannot be understood ({error!r}).", sent=True)
 
 
 def _type(headers: list[tuple[bytes, bytes]]) -> bytes:

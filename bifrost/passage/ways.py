@@ -41,12 +41,12 @@ class Piece(NamedTuple):
 
 
 class Flow(Protocol):
-    """An answer's stream under way, by either way of telling it."""
+    """An answer's stream under way; what it says is (for the client, for the meters)."""
 
-    def feed(self, chunk: bytes) -> Piece:
+    def feed(self, chunk: bytes) -> tuple[bytes, bytes]:
         """The next bytes from the host, cut anywhere."""
 
-    def finish(self) -> Piece:
+    def finish(self) -> tuple[bytes, bytes]:
         """The host ended its stream."""
 
 
@@ -132,13 +132,13 @@ class _Beside:
     def __init__(self, passing: Stream | None, meter: Stream) -> None:
         self._passing, self._meter = passing, meter
 
-    def feed(self, chunk: bytes) -> Piece:
+    def feed(self, chunk: bytes) -> tuple[bytes, bytes]:
         shown = chunk if self._passing is None else self._passing.feed(chunk)
-        return Piece(shown, self._meter.feed(chunk))
+        return shown, self._meter.feed(chunk)
 
-    def finish(self) -> Piece:
+    def finish(self) -> tuple[bytes, bytes]:
         shown = b"" if self._passing is None else self._passing.finish()
-        return Piece(shown, self._meter.finish())
+        return shown, self._meter.finish()
 
 
 class _Behind:
@@ -147,12 +147,12 @@ class _Behind:
     def __init__(self, outer: Stream | None, inner: Stream | None) -> None:
         self._outer, self._inner = outer, inner
 
-    def feed(self, chunk: bytes) -> Piece:
+    def feed(self, chunk: bytes) -> tuple[bytes, bytes]:
         metered = chunk if self._outer is None else self._outer.feed(chunk)
-        return Piece(metered if self._inner is None else self._inner.feed(metered), metered)
+        return metered if self._inner is None else self._inner.feed(metered), metered
 
-    def finish(self) -> Piece:
+    def finish(self) -> tuple[bytes, bytes]:
         metered = b"" if self._outer is None else self._outer.finish()
         if self._inner is None:
-            return Piece(metered, metered)
-        return Piece(self._inner.feed(metered) + self._inner.finish(), metered)
+            return metered, metered
+        return self._inner.feed(metered) + self._inner.finish(), metered

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from bifrost.translate import anthropic_anthropic
+from bifrost.translate.anthropic_events import ARGUMENTS, TEXT, THINKING, delta
 from bifrost.translate.responses_items import Events, Item, item
 from bifrost.translate.responses_object import Response, cut, limited, refusal, usage
 
@@ -17,6 +18,8 @@ _KNOWN = {
     "message_start", "content_block_start", "content_block_delta", "content_block_stop",
     "message_delta", "message_stop", "error",
 }  # fmt: skip
+_GIVEN = {TEXT: "text", THINKING: "thinking", ARGUMENTS: "partial_json"}
+_text = msgspec.json.Decoder(str).decode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -38,6 +41,11 @@ class ResponsesStream:
 
     def feed(self, chunk: bytes) -> bytes:
         """The next bytes from the host, cut anywhere; whole events."""
+        found = delta(chunk) if self._open is not None and not self._rest else None
+        if found is not None and self._open is not None and not self._over:
+            kind, text = found
+            self._open.feed({_GIVEN[kind]: _text(text)})
+            return self._events.taken()
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         if len(self._rest) > MOST_LINE:
             raise ValueError("a line without an end")

@@ -12,10 +12,7 @@ from bifrost.translate.responses_object import Response, called, free_text, reas
 
 Json = dict[str, Any]
 
-_DELTA = (
-    b'event: response.%b.delta\ndata: {"type":"response.%b.delta","sequence_number":%d,'
-    b'"item_id":%b,"output_index":%d,%b"delta":%b}\n\n'
-)
+_LEAD = b'event: response.%b.delta\ndata: {"type":"response.%b.delta","sequence_number":'
 _encode = msgspec.json.Encoder().encode
 _object = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -34,13 +31,13 @@ class Events:
         self._number += 1
         self._made.append(b"event: response.%b\ndata: %b\n\n" % (kind.encode(), _encode(told)))
 
-    def delta(self, kind: bytes, name: bytes, index: int, more: bytes, text: str) -> None:
-        """A piece of the item whose id in JSON is ``name``; ``more``: members, each with a comma.
+    def delta(self, lead: bytes, place: bytes, text: str) -> None:
+        """A piece of an item: ``lead`` to the event's number, ``place`` from there to the text.
 
         What most of a stream is made of, put together without an object.
         """
         piece = _encode(text)
-        self._made.append(_DELTA % (kind, kind, self._number, name, index, more, piece))
+        self._made.append(b"%b%d%b%b}\n\n" % (lead, self._number, place, piece))
         self._number += 1
         self.size += len(piece) - 2
 
@@ -56,7 +53,7 @@ class Item:
     def __init__(self, events: Events, name: str, index: int) -> None:
         self.item: Json | None = None
         self._events, self._name, self._index = events, name, index
-        self._json_name = _encode(name)
+        self._around: dict[bytes, tuple[bytes, bytes]] = {}  # a kind's deltas, made once
         self._place: Json = {"item_id": name, "output_index": index}
 
     def feed(self, delta: Json) -> None:
@@ -75,7 +72,12 @@ class Item:
         self._events.say("output_item.added", output_index=self._index, item=item)
 
     def _piece(self, kind: bytes, text: str, more: bytes = b"") -> None:
-        self._events.delta(kind, self._json_name, self._index, more, text)
+        around = self._around.get(kind)
+        if around is None:
+            place = b',"item_id":%b,"output_index":%d,%b"delta":'
+            around = _LEAD % (kind, kind), place % (_encode(self._name), self._index, more)
+            self._around[kind] = around
+        self._events.delta(*around, text)
 
 
 class Words(Item):
