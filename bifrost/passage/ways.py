@@ -19,7 +19,7 @@ from bifrost.translate.chat_anthropic import ChatAnthropic
 from bifrost.translate.chat_chat import ChatChat
 from bifrost.translate.responses_anthropic import ResponsesAnthropic
 from bifrost.translate.responses_responses import ResponsesResponses
-from bifrost.translate.translation import Relay, Stream, Traits, Translation
+from bifrost.translate.translation import Relay, Retold, Spoken, Stream, Traits, Translation
 
 Translator = Callable[..., Translation]
 
@@ -146,10 +146,16 @@ class _Behind:
 
     def __init__(self, outer: Stream | None, inner: Stream | None) -> None:
         self._outer, self._inner = outer, inner
+        self._spoken = outer if isinstance(outer, Spoken) else None
+        self._retold = inner if isinstance(inner, Retold) else None
 
     def feed(self, chunk: bytes) -> tuple[bytes, bytes]:
         metered = chunk if self._outer is None else self._outer.feed(chunk)
-        return metered if self._inner is None else self._inner.feed(metered), metered
+        if self._inner is None:
+            return metered, metered
+        if self._spoken is not None and self._retold is not None and self._spoken.said is not None:
+            return self._retold.say(*self._spoken.said), metered
+        return self._inner.feed(metered), metered
 
     def finish(self) -> tuple[bytes, bytes]:
         metered = b"" if self._outer is None else self._outer.finish()

@@ -13,6 +13,7 @@ from bifrost.translate.messages_tools import ToolNames
 
 Json = dict[str, Any]
 _DELTAS = {"text_delta": ("text", b"content"), "thinking_delta": ("thinking", b"reasoning_content")}
+_SAID = {b"text": b"content", b"thinking": b"reasoning_content"}
 _NAMES = {TEXT: b"content", THINKING: b"reasoning_content"}
 _encode = msgspec.json.Encoder().encode
 DONE = b"data: [DONE]\n\n"
@@ -40,6 +41,12 @@ class ChatChunks:
                 return b'%b{"%b":%b}%b' % (self._lead, _NAMES[kind], text, self._tail)
             return self._arguments(text) if text != b'""' else b""
         return b"".join([self._told(event) for event in self._events.feed(chunk)])
+
+    def say(self, name: bytes, text: str) -> bytes:
+        """As ``feed`` of one delta."""
+        if name == b"partial_json":
+            return self._arguments(_encode(text))
+        return b'%b{"%b":%b}%b' % (self._lead, _SAID[name], _encode(text), self._tail)
 
     def finish(self) -> bytes:
         """Nothing: what Claude did not end stays without an end."""

@@ -74,6 +74,7 @@ class ChatStream:
         self._estimate = max(1, input_estimate)
         self._used: Json | None = None
         self._rest = b""
+        self.said: tuple[bytes, str] | None = None  # see ``translation.Spoken``
         self._started = self._over = self._refused = False
         self._reason: str | None = None
         self._made = 0  # bytes of output
@@ -84,13 +85,18 @@ class ChatStream:
 
     def feed(self, chunk: bytes) -> bytes:
         """The next bytes from the host, cut anywhere; whole events."""
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        lines = (self._rest + chunk).split(b"\n")
+        self._rest = lines.pop()
         if len(self._rest) > MOST_LINE:
             raise ValueError("a line without an end")
         out: list[bytes] = []
+        self.said = None
         for line in lines:
             if line[:5] == b"data:" and not self._over:
                 self._event(line[5:].strip(), out)
+        if len(out) == 1:
+            return out[0]
+        self.said = None
         return b"".join(out)
 
     def finish(self) -> bytes:
@@ -169,6 +175,7 @@ class ChatStream:
             self._made += size(text)
             kind, name = DELTAS.get(key, CALL)
             out.append(DELTA % (self._index, kind, name, _encode(text)))
+            self.said = name, text
 
     def _close(self, out: list[bytes]) -> None:
         if self._open == "thinking":

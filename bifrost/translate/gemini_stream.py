@@ -48,6 +48,7 @@ class GeminiStream:
         self._estimate = max(1, input_estimate)
         self._used: Json | None = None
         self._rest = b""
+        self.said: tuple[bytes, str] | None = None  # see ``translation.Spoken``
         self._started = self._over = self._called = False
         self._reason: str | None = None
         self._made = 0  # bytes of output
@@ -56,12 +57,17 @@ class GeminiStream:
 
     def feed(self, chunk: bytes) -> bytes:
         """The next bytes from the host, cut anywhere; whole events."""
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        lines = (self._rest + chunk).split(b"\n")
+        self._rest = lines.pop()
         if len(self._rest) > MOST_LINE:
             raise ValueError("a line without an end")
         out: list[bytes] = []
+        self.said = None
         for line in lines:
             self._line(line, out)
+        if len(out) == 1:
+            return out[0]
+        self.said = None
         return b"".join(out)
 
     def finish(self) -> bytes:
@@ -111,6 +117,7 @@ class GeminiStream:
         self._made += size(text)
         of_kind, name = DELTAS[kind]
         out.append(DELTA % (self._index, of_kind, name, _encode(text)))
+        self.said = name, text
 
     def _call(self, call: Json, signature: str, out: list[bytes]) -> None:
         thought = self._open == "thinking"

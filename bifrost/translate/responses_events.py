@@ -18,6 +18,7 @@ _KNOWN = {
     "message_start", "content_block_start", "content_block_delta", "content_block_stop",
     "message_delta", "message_stop", "error",
 }  # fmt: skip
+_SAID = {name.encode(): name for name in ("text", "thinking", "partial_json")}
 _GIVEN = {TEXT: "text", THINKING: "thinking", ARGUMENTS: "partial_json"}
 _text = msgspec.json.Decoder(str).decode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -51,6 +52,13 @@ class ResponsesStream:
             raise ValueError("a line without an end")
         for line in lines:
             self._line(line)
+        return self._events.taken()
+
+    def say(self, name: bytes, text: str) -> bytes:
+        """As ``feed`` of one delta."""
+        if self._open is None or self._over:
+            return b""
+        self._open.feed({_SAID[name]: text})
         return self._events.taken()
 
     def finish(self) -> bytes:

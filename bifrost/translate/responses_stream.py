@@ -78,6 +78,7 @@ class ResponsesStream:
         self._asked, self._model, self._names = asked, model, names
         self._estimate = max(1, input_estimate)
         self._rest = b""
+        self.said: tuple[bytes, str] | None = None  # see ``translation.Spoken``
         self._started = self._over = self._refused = False
         self._made = 0  # bytes of output
         self._index = -1
@@ -89,13 +90,18 @@ class ResponsesStream:
 
     def feed(self, chunk: bytes) -> bytes:
         """The next bytes from the host, cut anywhere; whole events."""
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        lines = (self._rest + chunk).split(b"\n")
+        self._rest = lines.pop()
         if len(self._rest) > MOST_LINE:
             raise ValueError("a line without an end")
         out: list[bytes] = []
+        self.said = None
         for line in lines:
             if line[:5] == b"data:" and not self._over:
                 self._event(line[5:].strip(), out)
+        if len(out) == 1:
+            return out[0]
+        self.said = None
         return b"".join(out)
 
     def finish(self) -> bytes:
@@ -212,6 +218,7 @@ class ResponsesStream:
     def _say(self, block: _Block, text: str, out: list[bytes]) -> None:
         kind, name = _DELTAS[block.begun["type"]]
         out.append(DELTA % (self._index, kind, name, _encode(text)))
+        self.said = name, text
 
     def _begin(self, key: Key, block: _Block, out: list[bytes]) -> None:
         self._release(out)
