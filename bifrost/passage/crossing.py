@@ -20,7 +20,7 @@ _OURS = (b"openai-organization", b"openai-project", b"x-ratelimit-", b"x-request
 class Crossing:
     """An exchange whose answer is awaited in the client's dialect; else like any exchange."""
 
-    __slots__ = ("_exchange", "_flow", "_metered", "_way", "boundary", "headers", "status")
+    __slots__ = ("_exchange", "_flow", "_metered", "_shown", "_way", "headers", "status")
 
     def __init__(self, exchange: Exchange, way: Way, estimate: int, *, same: bool) -> None:
         """``estimate``: tokens of the input, as long as the host has not counted them. ``same``:
@@ -28,7 +28,7 @@ class Crossing:
         self._exchange = exchange
         self._way = way
         self._metered = b""
-        self.boundary = True  # nothing of an event is open at the client
+        self._shown = b""  # the last that the client got
         self.status = exchange.status
         streams = self.status == 200 and _type(exchange.headers).startswith(EVENTS)
         self._flow: Flow | None = way.flow(estimate) if streams else None
@@ -37,6 +37,11 @@ class Crossing:
         else:
             self.headers = [one for one in exchange.headers if one[0] in _KEPT]
             self.headers.append((b"content-type", EVENTS if streams else JSON))
+
+    @property
+    def boundary(self) -> bool:
+        """Whether nothing of an event is open at the client."""
+        return not self._shown or self._shown.endswith(_ENDS)
 
     @property
     def complete(self) -> bool:
@@ -70,7 +75,7 @@ class Crossing:
                 raise _broken(error) from error
             self._metered += metered
             if shown:
-                self.boundary = shown.endswith(_ENDS)
+                self._shown = shown
                 return shown
         return b""
 

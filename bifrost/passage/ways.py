@@ -153,8 +153,10 @@ class _Behind:
         metered = chunk if self._outer is None else self._outer.feed(chunk)
         if self._inner is None:
             return metered, metered
-        if self._spoken is not None and self._retold is not None and self._spoken.said is not None:
-            return self._retold.say(*self._spoken.said), metered
+        if self._spoken is not None and self._retold is not None:
+            said = self._spoken.said
+            if said is not None:
+                return self._retold.say(*said), metered
         return self._inner.feed(metered), metered
 
     def finish(self) -> tuple[bytes, bytes]:

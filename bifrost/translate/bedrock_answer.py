@@ -30,6 +30,8 @@ _TOO_LONG = re.compile(r"input is too long|too many (?:input )?tokens in|maximum
 _SAID_SO = re.compile(r"prompt is too long\b")
 # What names the gateway's account there, which is none of the client's business.
 _ACCOUNT = re.compile(r"\barn:aws[\w-]*:[^\s\"',)]*[\w*]|(?<!\d)\d{12}(?!\d)", re.ASCII)
+_COUNTED = METRICS.encode()
+_USUAL = frozenset({"content_block_delta", "content_block_start", "content_block_stop"})
 _EVENT = re.compile(r"[a-z_]{1,64}")
 _LINES = bytes.maketrans(b"\r\n", b"  ")
 _encode = msgspec.json.Encoder().encode
@@ -86,9 +88,9 @@ class BedrockStream:
         name = _typed(data).type
         if name is None:  # an event of another dialect
             return b""
-        if not _EVENT.fullmatch(name):
+        if name not in _USUAL and not _EVENT.fullmatch(name):
             raise ValueError(f"{name!r} is no type of an event.")
-        if METRICS.encode() in data:
+        if _COUNTED in data:
             told = _last(data).metrics
             self.metrics = told if isinstance(told, dict) else self.metrics
             data = bytes(edited(data, {METRICS: dropped}))

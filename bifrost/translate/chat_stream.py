@@ -172,7 +172,7 @@ class ChatStream:
             block = self._calls[key] if isinstance(key, int) else OPENS[key]
             out.append(event("content_block_start", index=self._index, content_block=block))
         if text:
-            self._made += size(text)
+            self._made += len(text) if text.isascii() else size(text)
             kind, name = DELTAS.get(key, CALL)
             out.append(DELTA % (self._index, kind, name, _encode(text)))
             self.said = name, text

@@ -45,7 +45,7 @@ class ResponsesStream:
         found = delta(chunk) if self._open is not None and not self._rest else None
         if found is not None and self._open is not None and not self._over:
             kind, text = found
-            self._open.feed({_GIVEN[kind]: _text(text)})
+            self._open.say(_GIVEN[kind], _text(text))
             return self._events.taken()
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         if len(self._rest) > MOST_LINE:
@@ -58,7 +58,7 @@ class ResponsesStream:
         """As ``feed`` of one delta."""
         if self._open is None or self._over:
             return b""
-        self._open.feed({_SAID[name]: text})
+        self._open.say(_SAID[name], text)
         return self._events.taken()
 
     def finish(self) -> bytes:

@@ -43,6 +43,8 @@ class Events:
 
     def taken(self) -> bytes:
         """What has come since the last time."""
+        if len(self._made) == 1:
+            return self._made.pop()
         made, self._made = b"".join(self._made), []
         return made
 
@@ -58,6 +60,10 @@ class Item:
 
     def feed(self, delta: Json) -> None:
         """Takes a delta of the block."""
+
+    def say(self, name: str, text: str) -> None:
+        """Takes a delta that holds no more than that member."""
+        self.feed({name: text})
 
     def close(self) -> bool:
         """The block's end; False where it is not whole, and ``done`` waits to be called."""
@@ -77,7 +83,8 @@ class Item:
             place = b',"item_id":%b,"output_index":%d,%b"delta":'
             around = _LEAD % (kind, kind), place % (_encode(self._name), self._index, more)
             self._around[kind] = around
-        self._events.delta(*around, text)
+        lead, place = around
+        self._events.delta(lead, place, text)
 
 
 class Words(Item):
@@ -98,6 +105,16 @@ class Words(Item):
             self._place["content_index"] = 0
             part = spoken(self._name, "")["content"][0]
             self._events.say("content_part.added", **self._place, part=part)
+        self._said(text)
+
+    def say(self, name: str, text: str) -> None:
+        """Takes a delta that holds no more than that member."""
+        if self.item is None or name != "text":
+            self.feed({name: text})
+        else:
+            self._said(text)
+
+    def _said(self, text: str) -> None:
         self._texts.append(text)
         self._piece(b"output_text", text, b'"content_index":0,"logprobs":[],')
 
