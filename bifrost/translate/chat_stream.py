@@ -39,12 +39,23 @@ CALL = (b"input_json_delta", b"partial_json")
 _encode = msgspec.json.Encoder().encode
 
 
+class _Function(msgspec.Struct, gc=False, omit_defaults=True):
+    name: Any = None
+    arguments: Any = None
+
+
+class _Call(msgspec.Struct, gc=False, omit_defaults=True):
+    index: Any = None
+    id: Any = None
+    function: _Function | None = None
+
+
 class _Delta(msgspec.Struct, gc=False):
     content: Any = None
     reasoning_content: Any = None
     reasoning: Any = None
     refusal: Any = None
-    tool_calls: Any = None
+    tool_calls: list[_Call] | None = None
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -151,15 +162,15 @@ class ChatStream:
         for call in delta.tool_calls or ():
             key = self._key(call)
             if key not in self._calls:
-                self._calls[key] = tool_use(call, self._names)
-            self._piece(key, (call.get("function") or {}).get("arguments") or "", out)
+                self._calls[key] = tool_use(msgspec.to_builtins(call), self._names)
+            self._piece(key, (call.function.arguments if call.function else None) or "", out)
 
-    def _key(self, call: Json) -> int:
+    def _key(self, call: _Call) -> int:
         """Which call a fragment belongs to; some hosts number none."""
-        number = call.get("index")
+        number = call.index
         if isinstance(number, int):
             return number
-        return len(self._calls) if call.get("id") else max(len(self._calls) - 1, 0)
+        return len(self._calls) if call.id else max(len(self._calls) - 1, 0)
 
     def _piece(self, key: str | int, text: str, out: list[bytes]) -> None:
         if self._open != key:

@@ -30,12 +30,13 @@ class _Chunk(msgspec.Struct, gc=False):
 
     error: Any = None
     responseId: Any = None
-    usageMetadata: Any = None
+    usageMetadata: msgspec.Raw = msgspec.Raw(b"")
     promptFeedback: Any = None
     candidates: list[Candidate] | None = None
 
 
 _chunk = msgspec.json.Decoder(_Chunk).decode
+_NOTHING = len(b"null")  # bytes of a usage that says nothing
 
 
 class GeminiStream:
@@ -46,7 +47,7 @@ class GeminiStream:
     def __init__(self, model: str, names: Names, input_estimate: int) -> None:
         self._model, self._names = model, names
         self._estimate = max(1, input_estimate)
-        self._used: Json | None = None
+        self._used = msgspec.Raw(b"null")
         self._rest = b""
         self.said: tuple[bytes, str] | None = None  # see ``translation.Spoken``
         self._started = self._over = self._called = False
@@ -95,7 +96,8 @@ class GeminiStream:
             self._started = True
             begun = message(told.responseId, self._model, guessed(self._estimate, 0))
             out.append(event("message_start", message=begun))
-        self._used = told.usageMetadata or self._used
+        if len(told.usageMetadata) > _NOTHING:
+            self._used = told.usageMetadata
         if told.promptFeedback:
             self._reason = blocked(decoded(data)) or self._reason
         if told.candidates:
@@ -155,7 +157,7 @@ class GeminiStream:
         self._close(out)
         self._over = True
         delta = {"stop_reason": stop_reason(told, called=self._called), "stop_sequence": None}
-        used = counted(self._used, self._estimate, self._made)
+        used = counted(decoded(bytes(self._used)), self._estimate, self._made)
         out.append(event("message_delta", delta=delta, usage=used))
         out.append(event("message_stop"))
 
@@ -167,6 +169,6 @@ def _odd(data: bytes) -> _Chunk:
     try:
         if told.get("error"):
             return _Chunk(error=told["error"])
-        return msgspec.convert(told, _Chunk)
+        return _chunk(_encode(told))
     except (msgspec.ValidationError, AttributeError) as error:
         raise ValueError("a chunk of another shape") from error

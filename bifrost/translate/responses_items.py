@@ -111,7 +111,7 @@ class Words(Item):
         """Takes a delta that holds no more than that member."""
         if self.item is None or name != "text":
             self.feed({name: text})
-        else:
+        elif text:
             self._said(text)
 
     def _said(self, text: str) -> None:
@@ -191,6 +191,14 @@ class Call(Item):
         piece = delta.get("partial_json")
         if not piece:
             return
+        self._say(piece)
+
+    def say(self, name: str, text: str) -> None:
+        """Takes a delta that holds no more than that member."""
+        if text and name == "partial_json":
+            self._say(text)
+
+    def _say(self, piece: str) -> None:
         self._pieces.append(piece)
         text = piece if self._text is None else self._text.feed(piece)
         if text:
