@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 from msgspec.structs import replace
 
 from bifrost.config.hosts import Api
+from bifrost.translate import foreign_thinking
 from bifrost.translate.anthropic_chat import AnthropicChat
 from bifrost.translate.anthropic_gemini import AnthropicGemini
 from bifrost.translate.anthropic_responses import AnthropicResponses
@@ -116,7 +117,7 @@ class _Rendered:
 
     def __init__(self, inner: Translation) -> None:
         self._inner = inner
-        self.body = inner.body
+        self.body = foreign_thinking.without(inner.body)
 
     def answer(self, status: int, body: bytes) -> tuple[int, Piece]:
         status, shown = self._inner.answer(status, body)
