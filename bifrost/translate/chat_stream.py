@@ -73,6 +73,7 @@ class _Chunk(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
 
 
+_SHORT = 16  # bytes; a chunk has more
 _chunk = msgspec.json.Decoder(_Chunk).decode
 
 
@@ -104,7 +105,7 @@ class ChatStream:
         self.said = None
         for line in lines:
             if line[:5] == b"data:" and not self._over:
-                self._event(line[5:].strip(), out)
+                self._event(line[5:], out)
         if len(out) == 1:
             return out[0]
         self.said = None
@@ -114,13 +115,13 @@ class ChatStream:
         """The end, if the host said why it stopped; a stream that was cut short gets none."""
         out: list[bytes] = []
         if self._rest.startswith(b"data:") and not self._over:
-            self._event(self._rest[5:].strip(), out)
+            self._event(self._rest[5:], out)
         if self._reason is not None and not self._over:
             self._end(out)
         return b"".join(out)
 
     def _event(self, data: bytes, out: list[bytes]) -> None:
-        if data == b"[DONE]":
+        if len(data) < _SHORT and data.strip() == b"[DONE]":
             if self._started:
                 self._end(out)
             return

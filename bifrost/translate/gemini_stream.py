@@ -35,6 +35,7 @@ class _Chunk(msgspec.Struct, gc=False):
     candidates: list[Candidate] | None = None
 
 
+_SHORT = 16  # bytes; a chunk that says something has more
 _chunk = msgspec.json.Decoder(_Chunk).decode
 _NOTHING = len(b"null")  # bytes of a usage that says nothing
 
@@ -82,8 +83,8 @@ class GeminiStream:
     def _line(self, line: bytes, out: list[bytes]) -> None:
         if line[:5] != b"data:" or self._over:
             return
-        data = line[5:].strip()
-        if not data or data == b"[DONE]":
+        data = line[5:]
+        if len(data) < _SHORT and data.strip() in (b"", b"[DONE]"):
             return
         try:
             told = _chunk(data)

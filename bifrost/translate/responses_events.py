@@ -56,9 +56,10 @@ class ResponsesStream:
 
     def say(self, name: bytes, text: str) -> bytes:
         """As ``feed`` of one delta."""
-        if self._open is None or self._over:
+        item = self._open
+        if item is None or self._over:
             return b""
-        self._open.say(_SAID[name], text)
+        item.say(_SAID[name], text)
         return self._events.taken()
 
     def finish(self) -> bytes:

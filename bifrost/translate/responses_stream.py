@@ -53,6 +53,7 @@ class _Event(msgspec.Struct, gc=False):
     error: Any = None
 
 
+_SHORT = 16  # bytes; an event has more
 _event = msgspec.json.Decoder(_Event).decode
 
 
@@ -98,7 +99,7 @@ class ResponsesStream:
         self.said = None
         for line in lines:
             if line[:5] == b"data:" and not self._over:
-                self._event(line[5:].strip(), out)
+                self._event(line[5:], out)
         if len(out) == 1:
             return out[0]
         self.said = None
@@ -108,11 +109,11 @@ class ResponsesStream:
         """The end of a stream that has one; one that was cut short gets none."""
         out: list[bytes] = []
         if self._rest.startswith(b"data:") and not self._over:
-            self._event(self._rest[5:].strip(), out)
+            self._event(self._rest[5:], out)
         return b"".join(out)
 
     def _event(self, data: bytes, out: list[bytes]) -> None:
-        if not data or data == b"[DONE]":
+        if len(data) < _SHORT and data.strip() in (b"", b"[DONE]"):
             return
         try:
             told = _event(data)
