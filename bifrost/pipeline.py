@@ -20,7 +20,7 @@ from bifrost.governor import Governor
 from bifrost.line import Line
 from bifrost.metering.bound import bound
 from bifrost.metering.usage import TEXT, Usage, from_message, from_stream, output_estimate
-from bifrost.translate import anthropic_anthropic
+from bifrost.translate import anthropic_anthropic, foreign_thinking
 from bifrost.watch import Watch
 from bifrost.witness import Witness
 
@@ -70,16 +70,19 @@ class Pipeline:
         try:
             if self.witness.attends(call.grant):
                 await self.witness.before(call)
-            if await self._forward(call, MESSAGES + query):
-                await self._stream(call, send)
-            else:
+            while not await self._forward(call, MESSAGES + query):
                 body = await call.exchange.read_all(MAX_ANSWER)
                 call.status = call.exchange.status  # a translated answer may have another
+                if self.lightened(call, body):
+                    continue
                 call.last_byte = time.monotonic_ns()
                 if call.testimony is not None:
                     call.testimony.hear(body)
                 cost, body = self.settled(call, body)
                 await _answer(call, send, self._headers(call, cost), body)
+                break
+            else:
+                await self._stream(call, send)
         except asyncio.CancelledError:
             await self._cancelled(call, send)
         except UpstreamError as error:
@@ -201,6 +204,21 @@ class Pipeline:
             return self.governor.settle(call, _usage_of(call, account), "ok"), body
         self.governor.settle(call, None, "error")
         return -1, anthropic_anthropic.error(body)
+
+    def lightened(self, call: Call, answer: bytes) -> bool:
+        """Whether a host refused thinking that another vendor's model made (the conversation was
+        elsewhere before), and the call is without it now, to be sent once more."""
+        if call.status != 400 or foreign_thinking.MARK not in call.body or not call.lane.direct:
+            return False
+        if call.dialect is not None or (call.encoding is None and b"thinking" not in answer):
+            return False
+        body = foreign_thinking.without(call.body)
+        if body is call.body:
+            return False
+        call.body, call.scan = body, wire.scan(body)
+        call.exchange = call.encoding = None  # nothing has been answered yet
+        call.status = 0
+        return True
 
     def arrived(self, call: Call) -> None:
         """The last event of a streamed message is there: settles before it goes on."""

@@ -25,7 +25,7 @@ def checked(wanted: dict[str, Any]) -> None:
     names = _tools(wanted)
     _turns(wanted["messages"], bool(names))
     marks = str(wanted).count("cache_control")
-    assert 1 <= marks <= 2
+    assert 1 <= marks <= 3
     thinks = "thinking" in wanted
     assert not (thinks and wanted.keys() & {"temperature", "top_p"})
     assert not ("temperature" in wanted and "top_p" in wanted)

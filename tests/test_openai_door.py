@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 from collections.abc import Iterator
 from decimal import Decimal
@@ -197,6 +198,41 @@ def test_bytes_pass_untouched_between_the_same_dialects(
     assert Decimal(shown["x-bf-cost-usd"]) == COSTS[GPT]
 
 
+@pytest.mark.parametrize("path", ["chat/completions", "responses"])
+def test_compressed_bodies_are_opened(
+    gateway: RunningGateway, mock: RunningMock, path: str
+) -> None:
+    asked = chat(max_completion_tokens=500) | {"input": "Say hello.", "max_output_tokens": 500}
+    del asked["messages" if path == "responses" else "input"]
+    body = json.dumps(asked, separators=(",", ":")).encode()
+    url, packed = f"{gateway.url}/openai/v1/{path}", bearer() | {"content-encoding": "gzip"}
+    answer = httpx.post(url, content=gzip.compress(body), headers=packed, timeout=30)
+    assert answer.status_code == 200, answer.text
+    assert told(mock) == body
+    assert "content-encoding" not in dict(map(tuple, mock.requests()[0]["headers"]))
+    odd = httpx.post(url, content=body, headers=bearer() | {"content-encoding": "br"})
+    assert odd.status_code == 415
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("claude-opus-5-5", {"tool_choice": None, "temperature": None, "thinking": "adaptive"}),
+        ("claude-sonnet-4-5", {"tool_choice": "any", "temperature": 0.5, "thinking": None}),
+    ],
+)
+def test_what_a_model_can_be_told_is_known_from_the_catalogue(
+    gateway: RunningGateway, mock: RunningMock, model: str, says: dict[str, Any]
+) -> None:
+    """Whether it can be made to call a tool, takes a temperature and decides itself to think."""
+    more = {"tool_choice": "required", "temperature": 0.5, "reasoning_effort": "high"}
+    answer = posted(gateway, chat(model=model, tools=[SHELL], max_completion_tokens=9_000, **more))
+    assert answer.status_code == 200, answer.text
+    wanted = json.loads(told(mock))
+    found = {name: wanted.get(name) for name in says}
+    assert {k: v["type"] if isinstance(v, dict) else v for k, v in found.items()} == says
+
+
 def test_a_limit_is_set_where_the_client_names_none(
     gateway: RunningGateway, mock: RunningMock
 ) -> None:
@@ -306,6 +342,7 @@ def test_a_stream_that_is_cut_is_told_and_paid(tmp_path: Path, model: str) -> No
         stream = sdk(gateway).chat.completions.create(**chat(model=model, stream=True))
         with pytest.raises(openai.APIError, match="Try again"):
             list(stream)
+        assert len(mock.requests(100)) == 1, "what has begun is not asked for again"
         assert settled(gateway) > 0
         assert gateway.command("logs")["outcome"] == "broken"
     finally:

@@ -129,6 +129,18 @@ def test_the_sdk_reads_a_stream(gateway: RunningGateway, mock: RunningMock, kind
     assert mock.requests()[0]["path"] == kind.streamed
 
 
+def test_a_stream_begins_with_a_guess_of_its_input(gateway: RunningGateway) -> None:
+    """Agents take from it how full their context is: nothing would keep them from compacting."""
+    asked = message(stream=True, system="word " * 2_000)
+    answer = httpx.post(f"{gateway.url}/v1/messages", json=asked, headers=bearer())
+    lines = [line for line in answer.text.splitlines() if line.startswith("data: ")]
+    begun = json.loads(lines[0][6:])
+    assert begun["type"] == "message_start"
+    assert 2_000 <= begun["message"]["usage"]["input_tokens"] <= 4_000
+    last = json.loads(lines[-2][6:])
+    assert (last["type"], last["usage"]["input_tokens"]) == ("message_delta", INPUT)
+
+
 def test_tokens_are_counted_by_size(gateway: RunningGateway) -> None:
     path = f"{gateway.url}/v1/messages/count_tokens"
     answer = httpx.post(path, json=message(), headers=bearer() | {"x-request-id": "n-1"})
@@ -192,6 +204,7 @@ def test_a_stream_that_the_host_cuts_is_told_and_paid(kind: Kind, tmp_path: Path
         assert answer.status_code == 200
         assert b"event: error" in answer.content
         assert b"message_stop" not in answer.content
+        assert len(mock.requests(100)) == 1, "what has begun is not asked for again"
         assert settled(gateway) > 0
     finally:
         gateway.stop()

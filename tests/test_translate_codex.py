@@ -46,17 +46,6 @@ def test_what_codex_sends_can_be_told(sample: Path) -> None:
     assert "(no result)" not in made.body.decode()
 
 
-def test_the_beginning_stays_the_same_from_turn_to_turn() -> None:
-    """Claude's cache is by prefix."""
-    asked = json.loads(next(path for path in SAMPLES if "turn26" in path.stem).read_bytes())
-    first, second = ({**asked, "input": asked["input"][:end]} for end in (-2, None))
-    before, after = (translated(traits=THINKS, **one) for one in (first, second))
-    assert (before["tools"], before["system"]) == (after["tools"], after["system"])
-    assert len(after["messages"]) == len(before["messages"]) + 2
-    assert before["messages"][-1]["content"][-1].pop("cache_control") == MARK
-    assert after["messages"][:-2] == before["messages"]
-
-
 def test_a_conversation() -> None:
     """Calls, free-form calls and results of one turn stay together; images are not lost."""
     seen = [{"type": "input_text", "text": "seen"}, {"type": "input_image", "image_url": PIXEL}]

@@ -289,6 +289,55 @@ def test_a_whole_answer_is_a_completion() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("stop", "reason"),
+    [
+        ("end_turn", "stop"),
+        ("stop_sequence", "stop"),
+        ("max_tokens", "length"),
+        ("model_context_window_exceeded", "length"),
+        ("refusal", "content_filter"),
+    ],
+)
+def test_how_an_answer_ends(stop: str, reason: str) -> None:
+    _, body = client().answer(200, json.dumps(message(stop_reason=stop)).encode())
+    assert json.loads(body)["choices"][0]["finish_reason"] == reason
+    reader = client().stream(9)
+    told = chunks(
+        reader.feed(events().replace(b'"tool_use"}, "usage"', b'"%b"}, "usage"' % stop.encode()))
+    )
+    assert told[-1]["choices"][0]["finish_reason"] == reason
+
+
+def test_names_that_claude_does_not_take_come_back() -> None:
+    """Whole and streamed, and the same in the definition, in the choice and in old calls."""
+    dotted, long = "files.read", "x" * 129
+    tools = [{"type": "function", "function": {"name": name}} for name in (dotted, long, "plain")]
+    more: dict[str, Any] = {
+        "tools": tools,
+        "tool_choice": {"type": "function", "function": {"name": dotted}},
+        "messages": [
+            said("user", "Hi"),
+            called(("c1", long, "{}")),
+            said("tool", "ok", tool_call_id="c1"),
+        ],
+    }
+    made = client(**more)
+    wanted = json.loads(made.body)
+    names = [tool["name"] for tool in wanted["tools"]]
+    assert all(re.fullmatch(r"[a-zA-Z0-9_-]{1,128}", name) for name in names)
+    assert names[2] == "plain" and wanted["tool_choice"]["name"] == names[0]
+    assert wanted["messages"][1]["content"][0]["name"] == names[1]
+    use = {"type": "tool_use", "id": "toolu_1", "name": names[1], "input": {}}
+    _, body = made.answer(200, json.dumps(message(content=[use])).encode())
+    [call] = json.loads(body)["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] == long
+    raw = events().replace(b'"name": "read"', b'"name": "%b"' % names[0].encode())
+    deltas = [one["choices"][0]["delta"] for one in chunks(made.stream(9).feed(raw))]
+    begun = [call for delta in deltas for call in delta.get("tool_calls", ()) if "id" in call]
+    assert [call["function"]["name"] for call in begun] == [dotted, "list"]
+
+
 def test_a_stream_is_the_same_at_every_cut() -> None:
     given_ = events()
     reader = client(stream_options={"include_usage": True}).stream(9)

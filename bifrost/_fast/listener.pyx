@@ -483,6 +483,13 @@ cdef class Listener(Follower):
         cdef Call call = self.call
         cdef Hall hall = self.hall
         cdef int64_t cost
+        if call.status == 400 and hall.pipeline.lightened(call, body):
+            self.answering = False
+            self.exchange._follower = None
+            self.exchange = None
+            self.request = hall.stations.outgoing(call, self.target + self.query)
+            self.task = self.loop.create_task(self._send(call.lane.origin.pool, False))
+            return 0
         call.last_byte = now_mono()
         try:
             cost = hall.desk.settle_whole(call, body)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from bifrost._fast.client import WAKE
 from bifrost.errors import UpstreamError
 from bifrost.passage.ways import Flow, Way
 from bifrost.translate.translation import SENSELESS
 from bifrost.upstream.pool import Exchange
 
+_ENDS = (b"\n\n", b"\r\n\r\n")  # of an event
 JSON, EVENTS = b"application/json", b"text/event-stream"
 _STREAMS = (EVENTS, b"application/vnd.amazon.eventstream")
 # What a client may know of the head of an answer in another dialect; the rest speaks of that.
@@ -24,7 +22,7 @@ _OURS = (b"openai-organization", b"openai-project", b"x-ratelimit-", b"x-request
 class Crossing:
     """An exchange whose answer is awaited in the client's dialect; else like any exchange."""
 
-    __slots__ = ("_exchange", "_flow", "_metered", "_way", "boundary", "headers", "status")
+    __slots__ = ("_exchange", "_flow", "_metered", "_shown", "_way", "headers", "status")
 
     def __init__(self, exchange: Exchange, way: Way, estimate: int, *, same: bool) -> None:
         """``estimate``: tokens of the input, as long as the host has not counted them. ``same``:
@@ -32,7 +30,7 @@ class Crossing:
         self._exchange = exchange
         self._way = way
         self._metered = b""
-        self.boundary = True  # nothing of an event is open at the client
+        self._shown = b""  # the last that the client got
         self.status = exchange.status
         streams = self.status == 200 and _type(exchange.headers).startswith(_STREAMS)
         self._flow: Flow | None = way.flow(estimate) if streams else None
@@ -41,6 +39,11 @@ class Crossing:
         else:
             self.headers = [one for one in exchange.headers if one[0] in _KEPT]
             self.headers.append((b"content-type", EVENTS if streams else JSON))
+
+    @property
+    def boundary(self) -> bool:
+        """Whether nothing of an event is open at the client."""
+        return not self._shown or self._shown.endswith(_ENDS)
 
     @property
     def complete(self) -> bool:
@@ -64,23 +67,29 @@ class Crossing:
             if chunk is WAKE:
                 return chunk
             flow = self._flow
-            if chunk:
-                shown, metered = _readable(flow.feed, chunk)
-            else:
-                self._flow = None
-                shown, metered = _readable(flow.finish)
+            try:
+                if chunk:
+                    shown, metered = flow.feed(chunk)
+                else:
+                    self._flow = None
+                    shown, metered = flow.finish()
+            except SENSELESS as error:
+                raise _broken(error) from error
             self._metered += metered
             if shown:
-                self.boundary = shown.endswith((b"\n\n", b"\r\n\r\n"))
-                return bytes(shown)
+                self._shown = shown
+                return shown
         return b""
 
     async def read_all(self, limit: int) -> bytes:
         """A whole answer of at most ``limit`` bytes; it can change the status."""
         body: bytes = await self._exchange.read_all(limit)
-        self.status, piece = _readable(self._way.answer, self.status, body)
+        try:
+            self.status, piece = self._way.answer(self.status, body)
+        except SENSELESS as error:
+            raise _broken(error) from error
         self._metered = piece.metered
-        return bytes(piece.shown)
+        return piece.shown
 
     def cancel(self) -> None:
         """Gives the answer up."""
@@ -91,14 +100,9 @@ class Crossing:
         self._exchange.wake()
 
 
-def _readable(read: Callable[..., Any], *given: Any) -> Any:
+def _broken(error: BaseException) -> UpstreamError:
     """What no translator can make sense of is a broken answer, not a broken gateway."""
-    try:
-        return read(*given)
-    except SENSELESS as error:
-        raise UpstreamError(
-            f"The provider's answer cannot be understood ({error!r}).", sent=True
-        ) from error
+    return UpstreamError(f"The provider's answer cannot be understood ({error!r}).", sent=True)
 
 
 def _type(headers: list[tuple[bytes, bytes]]) -> bytes:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 from msgspec.structs import replace
 
 from bifrost.config.hosts import Api
+from bifrost.translate import foreign_thinking
 from bifrost.translate.anthropic_anthropic import AnthropicAnthropic
 from bifrost.translate.anthropic_bedrock import AnthropicBedrock
 from bifrost.translate.anthropic_chat import AnthropicChat
@@ -24,7 +25,7 @@ from bifrost.translate.gemini_anthropic import GeminiAnthropic
 from bifrost.translate.gemini_gemini import GeminiGemini
 from bifrost.translate.responses_anthropic import ResponsesAnthropic
 from bifrost.translate.responses_responses import ResponsesResponses
-from bifrost.translate.translation import Relay, Stream, Traits, Translation
+from bifrost.translate.translation import Relay, Retold, Spoken, Stream, Traits, Translation
 
 Translator = Callable[..., Translation]
 
@@ -57,12 +58,12 @@ class Piece(NamedTuple):
 
 
 class Flow(Protocol):
-    """An answer's stream under way, by either way of telling it."""
+    """An answer's stream under way; what it says is (for the client, for the meters)."""
 
-    def feed(self, chunk: bytes) -> Piece:
+    def feed(self, chunk: bytes) -> tuple[bytes, bytes]:
         """The next bytes from the host, cut anywhere."""
 
-    def finish(self) -> Piece:
+    def finish(self) -> tuple[bytes, bytes]:
         """The host ended its stream."""
 
 
@@ -155,7 +156,7 @@ class _Rendered:
 
     def __init__(self, inner: Translation) -> None:
         self._inner = inner
-        self.body = inner.body
+        self.body = foreign_thinking.without(inner.body)
 
     def answer(self, status: int, body: bytes) -> tuple[int, Piece]:
         status, shown = self._inner.answer(status, body)
@@ -171,13 +172,13 @@ class _Beside:
     def __init__(self, passing: Stream | None, meter: Stream) -> None:
         self._passing, self._meter = passing, meter
 
-    def feed(self, chunk: bytes) -> Piece:
+    def feed(self, chunk: bytes) -> tuple[bytes, bytes]:
         shown = chunk if self._passing is None else self._passing.feed(chunk)
-        return Piece(shown, self._meter.feed(chunk))
+        return shown, self._meter.feed(chunk)
 
-    def finish(self) -> Piece:
+    def finish(self) -> tuple[bytes, bytes]:
         shown = b"" if self._passing is None else self._passing.finish()
-        return Piece(shown, self._meter.finish())
+        return shown, self._meter.finish()
 
 
 class _Behind:
@@ -185,13 +186,21 @@ class _Behind:
 
     def __init__(self, outer: Stream | None, inner: Stream | None) -> None:
         self._outer, self._inner = outer, inner
+        self._spoken = outer if isinstance(outer, Spoken) else None
+        self._retold = inner if isinstance(inner, Retold) else None
 
-    def feed(self, chunk: bytes) -> Piece:
+    def feed(self, chunk: bytes) -> tuple[bytes, bytes]:
         metered = chunk if self._outer is None else self._outer.feed(chunk)
-        return Piece(metered if self._inner is None else self._inner.feed(metered), metered)
+        if self._inner is None:
+            return metered, metered
+        if self._spoken is not None and self._retold is not None:
+            said = self._spoken.said
+            if said is not None:
+                return self._retold.say(*said), metered
+        return self._inner.feed(metered), metered
 
-    def finish(self) -> Piece:
+    def finish(self) -> tuple[bytes, bytes]:
         metered = b"" if self._outer is None else self._outer.finish()
         if self._inner is None:
-            return Piece(metered, metered)
-        return Piece(self._inner.feed(metered) + self._inner.finish(), metered)
+            return metered, metered
+        return self._inner.feed(metered) + self._inner.finish(), metered

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import msgspec
 
 from bifrost.errors import InvalidRequest
-from bifrost.translate import bedrock_answer
+from bifrost.translate import bedrock_answer, foreign_thinking
 from bifrost.translate.raw_json import (
     Edit,
     Raw,
@@ -123,6 +123,7 @@ def _request(
     marks = Marks(("scope", "ttl") if _BEFORE_TTL.search(model) else ("scope",))
     edits: list[tuple[str, Edit]] = [
         *((field, marks.blocks) for field in ("system", "tools", "messages")),
+        ("messages", foreign_thinking.turns),
         ("system", without_billing),
         ("context_management", _compaction),
     ]

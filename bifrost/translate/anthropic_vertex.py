@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from bifrost.errors import InvalidRequest
+from bifrost.translate import foreign_thinking
 from bifrost.translate.anthropic_anthropic import Untouched
 from bifrost.translate.anthropic_bedrock import Marks, without_billing, without_turn_config
 from bifrost.translate.raw_json import Raw, members, object_of
@@ -105,6 +106,7 @@ def _request(asked: dict[str, Raw], model: str, max_tokens: int | None, count: b
     edits: list[tuple[str, Callable[[Raw], Raw | None]]] = [
         *((field, _SCOPE.blocks) for field in ("system", "tools", "messages")),
         ("system", without_billing),
+        ("messages", foreign_thinking.turns),
         ("messages", without_turn_config),
     ]
     for field, edit in edits:

@@ -30,6 +30,9 @@ _TOO_LONG = re.compile(r"input is too long|too many (?:input )?tokens in|maximum
 _SAID_SO = re.compile(r"prompt is too long\b")
 # What names the gateway's account there, which is none of the client's business.
 _ACCOUNT = re.compile(r"\barn:aws[\w-]*:[^\s\"',)]*[\w*]|(?<!\d)\d{12}(?!\d)", re.ASCII)
+_COUNTED = METRICS.encode()
+# Neither the first nor the last of an answer, so that they hold no metrics.
+_USUAL = frozenset({"content_block_delta", "content_block_start", "content_block_stop"})
 _EVENT = re.compile(r"[a-z_]{1,64}")
 _LINES = bytes.maketrans(b"\r\n", b"  ")
 _encode = msgspec.json.Encoder().encode
@@ -64,6 +67,7 @@ class BedrockStream:
         self.metrics: Json | None = None
         self._reader = FrameReader()
         self._over = False
+        self._usual: object = None  # the headers of a chunk
 
     def feed(self, chunk: bytes) -> bytes:
         """The next bytes from Bedrock, cut anywhere; whole events."""
@@ -77,18 +81,24 @@ class BedrockStream:
     def _event(self, frame: Frame) -> bytes:
         if self._over:
             return b""
-        if frame.headers.get(":message-type", "event") != "event":
-            self._over = True
-            return b'event: error\ndata: {"type":"error","error":%b}\n\n' % _encode(broken(frame))
-        if frame.headers.get(":event-type") != "chunk":
-            return b""
+        headers = frame.headers
+        if headers is not self._usual:  # readers keep what they have read once
+            if headers.get(":message-type", "event") != "event":
+                self._over = True
+                error = _encode(broken(frame))
+                return b'event: error\ndata: {"type":"error","error":%b}\n\n' % error
+            if headers.get(":event-type") != "chunk":
+                return b""
+            self._usual = headers
         data = _chunk(frame.payload).event
         name = _typed(data).type
         if name is None:  # an event of another dialect
             return b""
+        if name in _USUAL:
+            return b"event: %b\ndata: %b\n\n" % (name.encode(), data.translate(_LINES))
         if not _EVENT.fullmatch(name):
             raise ValueError(f"{name!r} is no type of an event.")
-        if METRICS.encode() in data:
+        if _COUNTED in data:
             told = _last(data).metrics
             self.metrics = told if isinstance(told, dict) else self.metrics
             data = bytes(edited(data, {METRICS: dropped}))

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import msgspec
 
 from bifrost.errors import InvalidRequest
-from bifrost.translate.event_stream import encode
+from bifrost.translate.event_stream import encode, framed, headers_of
 from bifrost.translate.raw_json import Raw, members, object_of
 from bifrost.translate.translation import SENSELESS
 
@@ -31,7 +31,9 @@ _OWN = frozenset({"model", "stream", "anthropic_version", "anthropic_beta"})
 # What a token count may say of a request.
 _COUNTED = frozenset({"model", "messages", "system", "tools", "tool_choice", "thinking",
                       "output_config", "cache_control", "context_management"})  # fmt: skip
-_CHUNK = {":event-type": "chunk", ":content-type": "application/json", ":message-type": "event"}
+_CHUNK = headers_of(
+    {":event-type": "chunk", ":content-type": "application/json", ":message-type": "event"}
+)
 # Bedrock's exceptions by status, for ``x-amzn-errortype``.
 _EXCEPTIONS = {
     401: "AccessDeniedException", 402: "ServiceQuotaExceededException",
@@ -194,8 +196,8 @@ class AnthropicStream:
         if b"\n" not in chunk:
             self._check(len(self._rest))
             return b""
-        *lines, rest = bytes(self._rest).split(b"\n")
-        self._rest = bytearray(rest)
+        lines = bytes(self._rest).split(b"\n")
+        self._rest = bytearray(lines.pop())
         return b"".join([self._line(line.removesuffix(b"\r")) for line in lines])
 
     def finish(self) -> bytes:
@@ -221,7 +223,7 @@ class AnthropicStream:
     def _frame(self, data: bytes) -> bytes:
         told = _event(data)
         if told.type != "error":
-            return encode(_CHUNK, b'{"bytes":"%b"}' % b64encode(data))
+            return framed(_CHUNK, b'{"bytes":"%b"}' % b64encode(data))
         self._over = True
         error = told.error or _Error()
         headers = {

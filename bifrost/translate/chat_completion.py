@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from bifrost.translate.chat_answer import decoded
+from bifrost.translate.messages_tools import ToolNames
 
 Json = dict[str, Any]
 
@@ -38,7 +39,7 @@ def usage(told: Json) -> Json:
     }  # fmt: skip
 
 
-def completion(status: int, body: bytes) -> tuple[int, bytes]:
+def completion(status: int, body: bytes, names: ToolNames) -> tuple[int, bytes]:
     """(status, body) for a Chat client, of a Messages answer or an error."""
     try:
         told = decoded(body)
@@ -56,7 +57,7 @@ def completion(status: int, body: bytes) -> tuple[int, bytes]:
             thoughts.append(block["thinking"])
         elif block["type"] == "tool_use":
             arguments = _encode(block["input"]).decode()
-            function = {"name": block["name"], "arguments": arguments}
+            function = {"name": names.back(block["name"]).name, "arguments": arguments}
             calls.append({"id": block["id"], "type": "function", "function": function})
     if texts:
         said["content"] = "".join(texts)

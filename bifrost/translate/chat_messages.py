@@ -13,6 +13,7 @@ from typing import Any
 
 from bifrost.errors import InvalidRequest
 from bifrost.translate.chat_answer import decoded
+from bifrost.translate.messages_tools import Tool, ToolNames
 from bifrost.translate.translation import Traits
 
 Json = dict[str, Any]
@@ -31,7 +32,9 @@ def tool_id(name: str) -> str:
     return name if _ID.fullmatch(name) else f"toolu_{sha256(name.encode()).hexdigest()[:32]}"
 
 
-def request(asked: Json, model: str, max_tokens: int | None, traits: Traits) -> Json:
+def request(
+    asked: Json, model: str, names: ToolNames, max_tokens: int | None, traits: Traits
+) -> Json:
     """The Messages request for a Chat request; ``max_tokens`` instead of the client's own limit.
 
     Raises InvalidRequest for what Claude cannot be told.
@@ -39,10 +42,11 @@ def request(asked: Json, model: str, max_tokens: int | None, traits: Traits) -> 
     for field in _LOST:
         if asked.get(field):
             raise InvalidRequest(f"{field}: the model {model!r} cannot be asked for this.")
-    system, turns = _conversation(asked["messages"])
+    system, turns = _conversation(asked["messages"], names)
     if not traits.prefill and turns[-1]["role"] == "assistant":
         turns.append({"role": "user", "content": [_text("(go on)")]})
-    turns[-1]["content"][-1] |= _MARK
+    for turn in turns[:-4:-2]:  # as ``messages_request`` marks them
+        turn["content"][-1] |= _MARK
     own = asked.get("max_completion_tokens") or asked.get("max_tokens")
     limit = max_tokens or own or traits.max_output or USUAL_LIMIT
     wanted: Json = {"model": model, "max_tokens": limit, "messages": turns}
@@ -59,7 +63,7 @@ def request(asked: Json, model: str, max_tokens: int | None, traits: Traits) -> 
         wanted["top_p"] = asked["top_p"]
     wanted |= _output(asked, traits)
     if asked.get("tools"):
-        wanted |= _tools(asked, traits)
+        wanted |= _tools(asked, names, traits)
     who = asked.get("safety_identifier") or asked.get("user")
     if who:
         wanted["metadata"] = {"user_id": str(who)[:256]}
@@ -82,14 +86,14 @@ def _output(asked: Json, traits: Traits) -> Json:
     return wanted | {"output_config": config} if config else wanted
 
 
-def _tools(asked: Json, traits: Traits) -> Json:
+def _tools(asked: Json, names: ToolNames, traits: Traits) -> Json:
     tools = []
     for number, tool in enumerate(asked["tools"]):
         if tool["type"] != "function":
             raise InvalidRequest(f"tools[{number}]: only tools of type 'function' can be told.")
         function = tool["function"]
         schema = function.get("parameters") or {"type": "object", "properties": {}}
-        told = {"name": function["name"], "input_schema": schema}
+        told = {"name": names.add(Tool(function["name"])), "input_schema": schema}
         told |= {key: function[key] for key in ("description", "strict") if function.get(key)}
         tools.append(told)
     wanted: Json = {"tools": tools}
@@ -101,7 +105,7 @@ def _tools(asked: Json, traits: Traits) -> Json:
     elif choice == "required":
         told = {"type": "any"}
     elif choice.get("type") == "function":
-        told = {"type": "tool", "name": choice["function"]["name"]}
+        told = {"type": "tool", "name": names.add(Tool(choice["function"]["name"]))}
     else:
         raise InvalidRequest("tool_choice: expected auto, none, required or a function.")
     if not traits.forced_tools and told["type"] in ("any", "tool"):
@@ -111,7 +115,7 @@ def _tools(asked: Json, traits: Traits) -> Json:
     return wanted if told == {"type": "auto"} else wanted | {"tool_choice": told}
 
 
-def _conversation(messages: list[Json]) -> tuple[list[Json], list[Json]]:
+def _conversation(messages: list[Json], names: ToolNames) -> tuple[list[Json], list[Json]]:
     """(what leads, the turns): one role after the other, each call answered in the next turn."""
     system: list[Json] = []
     turns: list[Json] = []
@@ -121,7 +125,7 @@ def _conversation(messages: list[Json]) -> tuple[list[Json], list[Json]]:
         if role in ("system", "developer"):
             _led(system, turns, _texts(message, place))
         elif role == "assistant":
-            due = _said(turns, message, due)
+            due = _said(turns, message, due, names)
         elif role == "tool":
             _result(turns, message, due, place)
         elif role == "user":
@@ -154,7 +158,7 @@ def _turn(turns: list[Json], role: str) -> list[Json]:
     return blocks
 
 
-def _said(turns: list[Json], message: Json, due: list[str]) -> list[str]:
+def _said(turns: list[Json], message: Json, due: list[str], names: ToolNames) -> list[str]:
     """A turn of the model's; the ids of its calls."""
     _missing(turns, due)
     blocks = _texts(message, "messages")
@@ -166,8 +170,8 @@ def _said(turns: list[Json], message: Json, due: list[str]) -> list[str]:
         except ValueError:
             given = None
         given = given if isinstance(given, dict) else {"arguments": function["arguments"]}
-        name = tool_id(call["id"])
-        blocks.append({"type": "tool_use", "id": name, "name": function["name"], "input": given})
+        use = {"type": "tool_use", "id": tool_id(call["id"])}
+        blocks.append({**use, "name": names.add(Tool(function["name"])), "input": given})
     if blocks:
         _turn(turns, "assistant").extend(blocks)
     return [tool_id(call["id"]) for call in calls]

@@ -39,6 +39,44 @@ CALL = (b"input_json_delta", b"partial_json")
 _encode = msgspec.json.Encoder().encode
 
 
+class _Function(msgspec.Struct, gc=False, omit_defaults=True):
+    name: Any = None
+    arguments: Any = None
+
+
+class _Call(msgspec.Struct, gc=False, omit_defaults=True):
+    index: Any = None
+    id: Any = None
+    function: _Function | None = None
+
+
+class _Delta(msgspec.Struct, gc=False):
+    content: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    refusal: Any = None
+    tool_calls: list[_Call] | None = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    delta: _Delta | None = None
+    finish_reason: Any = None
+
+
+class _Chunk(msgspec.Struct, gc=False):
+    """What of a chunk is looked at; nothing else is made an object of."""
+
+    id: Any = None
+    error: Any = None
+    usage: Any = None
+    x_groq: Any = None
+    choices: list[_Choice] | None = None
+
+
+_SHORT = 16  # bytes; a chunk has more
+_chunk = msgspec.json.Decoder(_Chunk).decode
+
+
 class ChatStream:
     """One answer. Blocks of Anthropic's never interleave: while a call is open, whatever belongs to
     another block waits until the end. Raises ValueError where the stream makes no sense."""
@@ -48,6 +86,7 @@ class ChatStream:
         self._estimate = max(1, input_estimate)
         self._used: Json | None = None
         self._rest = b""
+        self.said: tuple[bytes, str] | None = None  # see ``translation.Spoken``
         self._started = self._over = self._refused = False
         self._reason: str | None = None
         self._made = 0  # bytes of output
@@ -58,85 +97,97 @@ class ChatStream:
 
     def feed(self, chunk: bytes) -> bytes:
         """The next bytes from the host, cut anywhere; whole events."""
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        lines = (self._rest + chunk).split(b"\n")
+        self._rest = lines.pop()
         if len(self._rest) > MOST_LINE:
             raise ValueError("a line without an end")
         out: list[bytes] = []
+        self.said = None
         for line in lines:
-            if line.startswith(b"data:") and not self._over:
-                self._event(line[5:].strip(), out)
+            if line[:5] == b"data:" and not self._over:
+                self._event(line[5:], out)
+        if len(out) == 1:
+            return out[0]
+        self.said = None
         return b"".join(out)
 
     def finish(self) -> bytes:
         """The end, if the host said why it stopped; a stream that was cut short gets none."""
         out: list[bytes] = []
         if self._rest.startswith(b"data:") and not self._over:
-            self._event(self._rest[5:].strip(), out)
+            self._event(self._rest[5:], out)
         if self._reason is not None and not self._over:
             self._end(out)
         return b"".join(out)
 
     def _event(self, data: bytes, out: list[bytes]) -> None:
-        if data == b"[DONE]":
+        if len(data) < _SHORT and data.strip() == b"[DONE]":
             if self._started:
                 self._end(out)
             return
-        told = decoded(data)
-        if told.get("error"):
+        try:
+            told = _chunk(data)
+        except (msgspec.ValidationError, RecursionError):
+            told = _Chunk(error=_failed(data))
+        if told.error:
             self._over = True
-            out.append(event("error", error=broken(told)))
+            out.append(event("error", error=broken(decoded(data))))
             return
         if not self._started:
             self._started = True
-            begun = message(told.get("id"), self._model, guessed(self._estimate, 0))
+            begun = message(told.id, self._model, guessed(self._estimate, 0))
             out.append(event("message_start", message=begun))
-        self._used = told.get("usage") or (told.get("x_groq") or {}).get("usage") or self._used
-        for choice in (told.get("choices") or ())[:1]:
-            self._reason = choice.get("finish_reason") or self._reason
-            self._delta(choice.get("delta") or {}, out)
+        if told.usage or told.x_groq:
+            self._used = told.usage or (told.x_groq or {}).get("usage") or self._used
+        if told.choices:
+            choice = told.choices[0]
+            if choice.finish_reason:
+                self._reason = choice.finish_reason
+            if choice.delta is not None:
+                self._delta(choice.delta, out)
 
-    def _delta(self, delta: Json, out: list[bytes]) -> None:
-        thought = delta.get("reasoning_content") or delta.get("reasoning")
+    def _delta(self, delta: _Delta, out: list[bytes]) -> None:
+        thought = delta.reasoning_content or delta.reasoning
         if thought:
             self._piece("thinking", thought, out)
-        self._refused = self._refused or bool(delta.get("refusal"))
-        content = delta.get("content") or delta.get("refusal")
+        content = delta.content
+        if delta.refusal:
+            self._refused = True
+            content = content or delta.refusal
         if isinstance(content, list):
             for kind, text in listed(content):
                 if text:
                     self._piece(kind, text, out)
         elif content:
             self._piece("text", content, out)
-        for call in delta.get("tool_calls") or ():
+        for call in delta.tool_calls or ():
             key = self._key(call)
             if key not in self._calls:
-                self._calls[key] = tool_use(call, self._names)
-            self._piece(key, (call.get("function") or {}).get("arguments") or "", out)
+                self._calls[key] = tool_use(msgspec.to_builtins(call), self._names)
+            self._piece(key, (call.function.arguments if call.function else None) or "", out)
 
-    def _key(self, call: Json) -> int:
+    def _key(self, call: _Call) -> int:
         """Which call a fragment belongs to; some hosts number none."""
-        number = call.get("index")
+        number = call.index
         if isinstance(number, int):
             return number
-        return len(self._calls) if call.get("id") else max(len(self._calls) - 1, 0)
+        return len(self._calls) if call.id else max(len(self._calls) - 1, 0)
 
     def _piece(self, key: str | int, text: str, out: list[bytes]) -> None:
-        if isinstance(self._open, int) and self._open != key:
-            self._waiting.setdefault(key, []).append(text)
-            return
         if self._open != key:
+            if isinstance(self._open, int):
+                self._waiting.setdefault(key, []).append(text)
+                return
             self._close(out)
             self._open = key
             self._index += 1
             block = self._calls[key] if isinstance(key, int) else OPENS[key]
             out.append(event("content_block_start", index=self._index, content_block=block))
-        self._made += len(text.encode("utf-8", "replace"))
         if text:
-            self._say(key, text, out)
-
-    def _say(self, key: str | int, text: str, out: list[bytes]) -> None:
-        kind, name = DELTAS.get(key, CALL)
-        out.append(DELTA % (self._index, kind, name, _encode(text)))
+            self._made += len(text) if text.isascii() else size(text)
+            kind, name = DELTAS.get(key, CALL)
+            out.append(DELTA % (self._index, kind, name, _encode(text)))
+            self.said = name, text
 
     def _close(self, out: list[bytes]) -> None:
         if self._open == "thinking":
@@ -157,6 +208,20 @@ class ChatStream:
         delta = {"stop_reason": reason, "stop_sequence": None}
         out.append(event("message_delta", delta=delta, usage=used))
         out.append(event("message_stop"))
+
+
+def _failed(data: bytes) -> Any:
+    """The error of a chunk that has not a chunk's shape. Raises ValueError where it has none."""
+    told = decoded(data)
+    error = told.get("error") if isinstance(told, dict) else None
+    if not error:
+        raise ValueError("a chunk of another shape")
+    return error
+
+
+def size(text: str) -> int:
+    """Bytes of a text."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
 def event(name: str, **fields: Any) -> bytes:

@@ -46,6 +46,7 @@ class Frame(NamedTuple):
 
 
 _PRELUDE = struct.Struct("!III")
+_SIZES = struct.Struct("!II")
 _CRC = struct.Struct("!I")
 _SIZE = struct.Struct("!H")
 _NUMBERS = {
@@ -77,18 +78,26 @@ class FrameReader:
     def feed(self, chunk: bytes) -> list[Frame]:
         """The frames that the next bytes complete. Raises ValueError for what is no frame."""
         self.finish()
-        self._rest += chunk
+        data: bytes | bytearray = chunk
+        if self._rest:
+            self._rest += chunk
+            data = self._rest
         frames: list[Frame] = []
-        at = 0
+        at, end = 0, len(data)
         try:
-            while size := self._size(at):
-                frames.append(_frame(bytes(self._rest[at : at + size])))
+            while at < end and (size := _length(data, at)):
+                frames.append(
+                    _frame(chunk if data is chunk and size == end else bytes(data[at : at + size]))
+                )
                 at += size
         except ValueError as error:
             self._broken = error
             if not frames:
                 raise
-        del self._rest[:at]
+        if data is not chunk:
+            del self._rest[:at]
+        elif at < end:
+            self._rest += memoryview(chunk)[at:]
         return frames
 
     def finish(self) -> None:
@@ -96,25 +105,26 @@ class FrameReader:
         if self._broken is not None:
             raise self._broken
 
-    def _size(self, at: int) -> int:
-        """Bytes of the frame that begins here; 0 while it is not complete."""
-        if len(self._rest) - at < _PRELUDE.size:
-            return 0
-        size, of_headers, crc = _PRELUDE.unpack_from(self._rest, at)
-        if crc32(self._rest[at : at + 8]) != crc:
-            raise ValueError("The checksum of a frame's beginning is wrong.")
-        if size > MOST_FRAME:
-            raise ValueError(f"A frame of {size} bytes is longer than {MOST_FRAME}.")
-        if of_headers > min(size - _LEAST, MOST_HEADERS):
-            raise ValueError(f"A frame of {size} bytes has no {of_headers} bytes of headers.")
-        return size if len(self._rest) - at >= size else 0
+
+def _length(data: bytes | bytearray, at: int) -> int:
+    """Bytes of the frame that begins here; 0 while it is not complete."""
+    if len(data) - at < _PRELUDE.size:
+        return 0
+    size, of_headers, crc = _PRELUDE.unpack_from(data, at)
+    if crc32(data[at : at + 8]) != crc:
+        raise ValueError("The checksum of a frame's beginning is wrong.")
+    if size > MOST_FRAME:
+        raise ValueError(f"A frame of {size} bytes is longer than {MOST_FRAME}.")
+    if of_headers > size - _LEAST or of_headers > MOST_HEADERS:
+        raise ValueError(f"A frame of {size} bytes has no {of_headers} bytes of headers.")
+    return int(size) if len(data) - at >= size else 0
 
 
 def _frame(data: bytes) -> Frame:
     (crc,) = _CRC.unpack_from(data, len(data) - 4)
     if crc32(memoryview(data)[:-4]) != crc:
         raise ValueError("A frame's checksum is wrong.")
-    end = _PRELUDE.size + _PRELUDE.unpack_from(data)[1]
+    end = _PRELUDE.size + int.from_bytes(data[4:8])
     block = data[_PRELUDE.size : end]
     read = _known_headers if len(block) <= _REMEMBERED else _headers
     return Frame(read(block), data[end:-4])
@@ -174,11 +184,20 @@ def encode(headers: Mapping[str, Value | tuple[Kind, Value]], payload: bytes) ->
 
     Raises ValueError for what no frame can hold.
     """
-    block = b"".join(_header(name, value) for name, value in headers.items())
+    return framed(headers_of(headers), payload)
+
+
+def headers_of(headers: Mapping[str, Value | tuple[Kind, Value]]) -> bytes:
+    """The headers of a frame on the wire, as ``encode`` takes them."""
+    return b"".join(_header(name, value) for name, value in headers.items())
+
+
+def framed(block: bytes, payload: bytes) -> bytes:
+    """One frame with headers that are coded already. Raises ValueError for what none can hold."""
     size = _LEAST + len(block) + len(payload)
     if len(block) > MOST_HEADERS or size > MOST_FRAME:
         raise ValueError(f"A frame cannot hold {len(block)} and {len(payload)} bytes.")
-    sizes = struct.pack("!II", size, len(block))
+    sizes = _SIZES.pack(size, len(block))
     data = b"%b%b%b%b" % (sizes, _CRC.pack(crc32(sizes)), block, payload)
     return data + _CRC.pack(crc32(data))
 

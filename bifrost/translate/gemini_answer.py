@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -37,27 +37,40 @@ _ACCOUNT = re.compile(
 _encode = msgspec.json.Encoder().encode
 
 
-class Piece(NamedTuple):
-    """What one part of an answer says: text of a kind, or a call with its signature."""
+class Part(msgspec.Struct, gc=False):
+    """What of a part is looked at."""
 
-    kind: str  # "thinking", "text" or "tool_use"
-    text: str
-    call: Json | None = None
-    signature: str = ""  # as the client carries it
+    text: Any = None
+    thought: Any = None
+    functionCall: Any = None
+    thoughtSignature: Any = None
 
 
-def pieces(candidate: Json, names: Names) -> Iterator[Piece]:
-    """What the parts of a candidate say. Signatures of other parts than calls are dropped: Gemini
-    does not ask for them, and on any other part than their own it would refuse them."""
-    for part in (candidate.get("content") or {}).get("parts") or ():
-        call, text = part.get("functionCall"), part.get("text")
-        if call:
-            block = tool_use({"id": call.get("id"), "function": call}, names)
-            signature = part.get("thoughtSignature")
-            carried = signed(signature, block["id"]) if signature else ""
-            yield Piece("tool_use", "", block | {"input": call.get("args") or {}}, carried)
-        elif text:
-            yield Piece("thinking" if part.get("thought") else "text", text)
+class Content(msgspec.Struct, gc=False):
+    """What a candidate says."""
+
+    parts: list[Part] | None = None
+
+
+class Candidate(msgspec.Struct, gc=False):
+    """One answer."""
+
+    content: Content | None = None
+    finishReason: Any = None
+
+    def parts(self) -> Iterable[Part]:
+        """Its parts, which need not be there."""
+        return (self.content.parts if self.content is not None else None) or ()
+
+
+def call_of(part: Part, names: Names) -> tuple[Json, str]:
+    """(the block of a call, its signature as the client carries it). Signatures of other parts than
+    calls are dropped: Gemini does not ask for them, and on any other part than their own it would
+    refuse them."""
+    call, signature = part.functionCall, part.thoughtSignature
+    block = tool_use({"id": call.get("id"), "function": call}, names)
+    carried = signed(signature, block["id"]) if signature else ""
+    return block | {"input": call.get("args") or {}}, carried
 
 
 def redacted(signature: str) -> Json:
@@ -116,7 +129,7 @@ def answer(
         status, error = failure(status if status >= 400 else 502, told)
         return status, _encode({"type": "error", "error": error})
     candidate = {"finishReason": refused} if refused else told["candidates"][0]
-    blocks = _blocks(candidate, names)
+    blocks = _blocks(msgspec.convert(candidate, Candidate), names)
     called = any(block["type"] == "tool_use" for block in blocks)
     said = candidate.get("finishReason") or "STOP"
     reason = stop_reason(said, called=called)
@@ -128,20 +141,24 @@ def answer(
     return status, _encode(whole | {"content": blocks, "stop_reason": reason})
 
 
-def _blocks(candidate: Json, names: Names) -> list[Json]:
+def _blocks(candidate: Candidate, names: Names) -> list[Json]:
     blocks: list[Json] = []
     last = ""
-    for kind, text, call, signature in pieces(candidate, names):
-        if call:
+    for part in candidate.parts():
+        kind = "tool_use" if part.functionCall else "thinking" if part.thought else "text"
+        if part.functionCall:
+            call, signature = call_of(part, names)
             if signature and last == "thinking":
                 blocks[-1]["signature"] = signature
             elif signature:
                 blocks.append(redacted(signature))
             blocks.append(call)
+        elif not part.text:
+            continue
         elif kind == last:
-            blocks[-1][kind] += text
+            blocks[-1][kind] += part.text
         else:
-            block = {"type": kind, kind: text}
+            block = {"type": kind, kind: part.text}
             blocks.append(block | {"signature": SIGNED} if kind == "thinking" else block)
         last = kind
     return blocks

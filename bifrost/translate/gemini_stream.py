@@ -8,14 +8,14 @@ import msgspec
 
 from bifrost.translate.chat_answer import decoded, guessed, message
 from bifrost.translate.chat_request import Names
-from bifrost.translate.chat_stream import CALL, DELTA, DELTAS, MOST_LINE, OPENS, event
+from bifrost.translate.chat_stream import CALL, DELTA, DELTAS, MOST_LINE, OPENS, event, size
 from bifrost.translate.gemini_answer import (
-    Piece,
+    Candidate,
     blocked,
     broken,
+    call_of,
     counted,
     given_up,
-    pieces,
     redacted,
     stop_reason,
 )
@@ -23,6 +23,21 @@ from bifrost.translate.gemini_request import SIGNED
 
 Json = dict[str, Any]
 _encode = msgspec.json.Encoder().encode
+
+
+class _Chunk(msgspec.Struct, gc=False):
+    """What of a chunk is looked at; nothing else is made an object of."""
+
+    error: Any = None
+    responseId: Any = None
+    usageMetadata: msgspec.Raw = msgspec.Raw(b"")
+    promptFeedback: Any = None
+    candidates: list[Candidate] | None = None
+
+
+_SHORT = 16  # bytes; a chunk that says something has more
+_chunk = msgspec.json.Decoder(_Chunk).decode
+_NOTHING = len(b"null")  # bytes of a usage that says nothing
 
 
 class GeminiStream:
@@ -33,8 +48,9 @@ class GeminiStream:
     def __init__(self, model: str, names: Names, input_estimate: int) -> None:
         self._model, self._names = model, names
         self._estimate = max(1, input_estimate)
-        self._used: Json | None = None
+        self._used = msgspec.Raw(b"null")
         self._rest = b""
+        self.said: tuple[bytes, str] | None = None  # see ``translation.Spoken``
         self._started = self._over = self._called = False
         self._reason: str | None = None
         self._made = 0  # bytes of output
@@ -43,12 +59,17 @@ class GeminiStream:
 
     def feed(self, chunk: bytes) -> bytes:
         """The next bytes from the host, cut anywhere; whole events."""
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        lines = (self._rest + chunk).split(b"\n")
+        self._rest = lines.pop()
         if len(self._rest) > MOST_LINE:
             raise ValueError("a line without an end")
         out: list[bytes] = []
+        self.said = None
         for line in lines:
             self._line(line, out)
+        if len(out) == 1:
+            return out[0]
+        self.said = None
         return b"".join(out)
 
     def finish(self) -> bytes:
@@ -60,37 +81,46 @@ class GeminiStream:
         return b"".join(out)
 
     def _line(self, line: bytes, out: list[bytes]) -> None:
-        data = line[5:].strip() if line.startswith(b"data:") else b""
-        if not data or data == b"[DONE]" or self._over:
+        if line[:5] != b"data:" or self._over:
             return
-        told = decoded(data)
-        told = told[0] if isinstance(told, list) else told
-        if told.get("error"):
-            self._fail(broken(told), out)
+        data = line[5:]
+        if len(data) < _SHORT and data.strip() in (b"", b"[DONE]"):
+            return
+        try:
+            told = _chunk(data)
+        except (msgspec.ValidationError, RecursionError):
+            told = _odd(data)
+        if told.error:
+            self._fail(broken({"error": told.error}), out)
             return
         if not self._started:
             self._started = True
-            begun = message(told.get("responseId"), self._model, guessed(self._estimate, 0))
+            begun = message(told.responseId, self._model, guessed(self._estimate, 0))
             out.append(event("message_start", message=begun))
-        self._used = told.get("usageMetadata") or self._used
-        self._reason = blocked(told) or self._reason
-        for candidate in (told.get("candidates") or ())[:1]:
-            for piece in pieces(candidate, self._names):
-                self._piece(piece, out)
-            self._reason = candidate.get("finishReason") or self._reason
+        if len(told.usageMetadata) > _NOTHING:
+            self._used = told.usageMetadata
+        if told.promptFeedback:
+            self._reason = blocked(decoded(data)) or self._reason
+        if told.candidates:
+            candidate = told.candidates[0]
+            for part in candidate.parts():
+                if part.functionCall:
+                    self._call(*call_of(part, self._names), out)
+                elif part.text:
+                    self._text("thinking" if part.thought else "text", part.text, out)
+            self._reason = candidate.finishReason or self._reason
         if self._reason is not None and stop_reason(self._reason, called=False) is None:
             self._fail(given_up(self._reason), out)
 
-    def _piece(self, piece: Piece, out: list[bytes]) -> None:
-        if piece.call:
-            self._call(piece.call, piece.signature, out)
-            return
-        if self._open != piece.kind:
+    def _text(self, kind: str, text: str, out: list[bytes]) -> None:
+        if self._open != kind:
             self._close(out)
-            self._begin(OPENS[piece.kind], out)
-            self._open = piece.kind
-        self._made += len(piece.text.encode("utf-8", "replace"))
-        out.append(DELTA % (self._index, *DELTAS[piece.kind], _encode(piece.text)))
+            self._begin(OPENS[kind], out)
+            self._open = kind
+        self._made += size(text)
+        of_kind, name = DELTAS[kind]
+        out.append(DELTA % (self._index, of_kind, name, _encode(text)))
+        self.said = name, text
 
     def _call(self, call: Json, signature: str, out: list[bytes]) -> None:
         thought = self._open == "thinking"
@@ -128,6 +158,18 @@ class GeminiStream:
         self._close(out)
         self._over = True
         delta = {"stop_reason": stop_reason(told, called=self._called), "stop_sequence": None}
-        used = counted(self._used, self._estimate, self._made)
+        used = counted(decoded(bytes(self._used)), self._estimate, self._made)
         out.append(event("message_delta", delta=delta, usage=used))
         out.append(event("message_stop"))
+
+
+def _odd(data: bytes) -> _Chunk:
+    """A chunk that comes in a list, or an error. Raises ValueError for all else."""
+    told = decoded(data)
+    told = told[0] if isinstance(told, list) else told
+    try:
+        if told.get("error"):
+            return _Chunk(error=told["error"])
+        return _chunk(_encode(told))
+    except (msgspec.ValidationError, AttributeError) as error:
+        raise ValueError("a chunk of another shape") from error

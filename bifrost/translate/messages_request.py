@@ -4,7 +4,7 @@ Dropped by rule: ``web_search`` tools and the calls of them (they run at OpenAI)
 takes few strict tools, of smaller schemas), reasoning of other models, and the fields that Claude
 has no word for: ``store``, ``include``, ``prompt_cache_key``, ``client_metadata``, ``metadata``,
 ``service_tier``, ``truncation``, ``text.verbosity`` and their like. Refused: what only OpenAI keeps
-or runs. Marked for Claude's cache: the end of the system prompt and of what the user said last.
+or runs. Marked for Claude's cache: the end of the system prompt and of the user's last two turns.
 """
 
 from __future__ import annotations
@@ -114,13 +114,17 @@ def _system(asked: Json, told: Conversation, names: ToolNames) -> list[Json]:
 
 
 def _marked(wanted: Json) -> None:
-    """Marks what stays from turn to turn for Claude's cache, at most two places."""
+    """Marks what stays from turn to turn for Claude's cache, at most three places.
+
+    Claude looks for what it has cached in the 20 blocks before a mark: many calls at once are more,
+    so the place that was the last one a request ago keeps its mark.
+    """
     for stable in (wanted.get("system"), wanted.get("tools")):
         if stable:
             stable[-1] = {**stable[-1], "cache_control": _MARK}
             break
-    last = wanted["messages"][-1]["content"]
-    last[-1] = {**last[-1], "cache_control": _MARK}
+    for turn in wanted["messages"][:-4:-2]:  # the user's
+        turn["content"][-1] = {**turn["content"][-1], "cache_control": _MARK}
 
 
 def _thinking(asked: Json, choice: Json, traits: Traits) -> Json:

@@ -12,10 +12,7 @@ from bifrost.translate.responses_object import Response, called, free_text, reas
 
 Json = dict[str, Any]
 
-_DELTA = (
-    b'event: response.%b.delta\ndata: {"type":"response.%b.delta","sequence_number":%d,'
-    b'"item_id":%b,"output_index":%d,%b"delta":%b}\n\n'
-)
+_LEAD = b'event: response.%b.delta\ndata: {"type":"response.%b.delta","sequence_number":'
 _encode = msgspec.json.Encoder().encode
 _object = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -34,18 +31,20 @@ class Events:
         self._number += 1
         self._made.append(b"event: response.%b\ndata: %b\n\n" % (kind.encode(), _encode(told)))
 
-    def delta(self, kind: bytes, name: bytes, index: int, more: bytes, text: str) -> None:
-        """A piece of the item whose id in JSON is ``name``; ``more``: members, each with a comma.
+    def delta(self, lead: bytes, place: bytes, text: str) -> None:
+        """A piece of an item: ``lead`` to the event's number, ``place`` from there to the text.
 
         What most of a stream is made of, put together without an object.
         """
         piece = _encode(text)
-        self._made.append(_DELTA % (kind, kind, self._number, name, index, more, piece))
+        self._made.append(b"%b%d%b%b}\n\n" % (lead, self._number, place, piece))
         self._number += 1
         self.size += len(piece) - 2
 
     def taken(self) -> bytes:
         """What has come since the last time."""
+        if len(self._made) == 1:
+            return self._made.pop()
         made, self._made = b"".join(self._made), []
         return made
 
@@ -56,11 +55,15 @@ class Item:
     def __init__(self, events: Events, name: str, index: int) -> None:
         self.item: Json | None = None
         self._events, self._name, self._index = events, name, index
-        self._json_name = _encode(name)
+        self._around: dict[bytes, tuple[bytes, bytes]] = {}  # a kind's deltas, made once
         self._place: Json = {"item_id": name, "output_index": index}
 
     def feed(self, delta: Json) -> None:
         """Takes a delta of the block."""
+
+    def say(self, name: str, text: str) -> None:
+        """Takes a delta that holds no more than that member."""
+        self.feed({name: text})
 
     def close(self) -> bool:
         """The block's end; False where it is not whole, and ``done`` waits to be called."""
@@ -75,7 +78,13 @@ class Item:
         self._events.say("output_item.added", output_index=self._index, item=item)
 
     def _piece(self, kind: bytes, text: str, more: bytes = b"") -> None:
-        self._events.delta(kind, self._json_name, self._index, more, text)
+        around = self._around.get(kind)
+        if around is None:
+            place = b',"item_id":%b,"output_index":%d,%b"delta":'
+            around = _LEAD % (kind, kind), place % (_encode(self._name), self._index, more)
+            self._around[kind] = around
+        lead, place = around
+        self._events.delta(lead, place, text)
 
 
 class Words(Item):
@@ -96,6 +105,16 @@ class Words(Item):
             self._place["content_index"] = 0
             part = spoken(self._name, "")["content"][0]
             self._events.say("content_part.added", **self._place, part=part)
+        self._said(text)
+
+    def say(self, name: str, text: str) -> None:
+        """Takes a delta that holds no more than that member."""
+        if self.item is None or name != "text":
+            self.feed({name: text})
+        elif text:
+            self._said(text)
+
+    def _said(self, text: str) -> None:
         self._texts.append(text)
         self._piece(b"output_text", text, b'"content_index":0,"logprobs":[],')
 
@@ -172,6 +191,14 @@ class Call(Item):
         piece = delta.get("partial_json")
         if not piece:
             return
+        self._say(piece)
+
+    def say(self, name: str, text: str) -> None:
+        """Takes a delta that holds no more than that member."""
+        if text and name == "partial_json":
+            self._say(text)
+
+    def _say(self, piece: str) -> None:
         self._pieces.append(piece)
         text = piece if self._text is None else self._text.feed(piece)
         if text:

@@ -11,7 +11,7 @@ import msgspec
 from bifrost.errors import InvalidRequest
 from bifrost.translate.chat_answer import BYTES_A_TOKEN, broken, decoded, guessed, masked
 from bifrost.translate.chat_answer import message as begun
-from bifrost.translate.chat_stream import MOST_LINE
+from bifrost.translate.chat_stream import DELTA, MOST_LINE, size
 from bifrost.translate.translation import SENSELESS, Stream, Traits
 
 Json = dict[str, Any]
@@ -83,7 +83,7 @@ class ResponsesMeter:
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         if len(self._rest) > MOST_LINE:
             raise ValueError("a line without an end")
-        told = [self._told(decoded(line[5:])) for line in lines if line.startswith(b"data:")]
+        told = [self._told(decoded(line[5:])) for line in lines if line[:5] == b"data:"]
         return b"".join(told)
 
     def finish(self) -> bytes:
@@ -100,9 +100,8 @@ class ResponsesMeter:
         if self._over:
             return made
         if kind.endswith(".delta") and isinstance(event.get("delta"), str):
-            self._made += len(event["delta"].encode("utf-8", "replace"))
-            delta = {"type": "text_delta", "text": event["delta"]}
-            return made + _event("content_block_delta", index=0, delta=delta)
+            self._made += size(event["delta"])
+            return made + DELTA % (0, b"text_delta", b"text", _encode(event["delta"]))
         if kind in _ENDS:
             return made + self._end(kind, event["response"])
         if kind == "error":

@@ -8,7 +8,7 @@ import msgspec
 
 from bifrost.translate.chat_answer import decoded, guessed, message
 from bifrost.translate.chat_request import Names
-from bifrost.translate.chat_stream import DELTA, MOST_LINE, event
+from bifrost.translate.chat_stream import DELTA, MOST_LINE, event, size
 from bifrost.translate.responses_answer import (
     PARTS,
     UNSEALED,
@@ -40,6 +40,23 @@ _DELTAS = {
 _encode = msgspec.json.Encoder().encode
 
 
+class _Event(msgspec.Struct, gc=False):
+    """What of an event is looked at; nothing else is made an object of."""
+
+    type: Any = None
+    output_index: Any = None
+    content_index: Any = None
+    summary_index: Any = None
+    delta: Any = None
+    item: Any = None
+    response: Any = None
+    error: Any = None
+
+
+_SHORT = 16  # bytes; an event has more
+_event = msgspec.json.Decoder(_Event).decode
+
+
 class _Block:
     """A block of the answer: its turn may have come or not."""
 
@@ -62,6 +79,7 @@ class ResponsesStream:
         self._asked, self._model, self._names = asked, model, names
         self._estimate = max(1, input_estimate)
         self._rest = b""
+        self.said: tuple[bytes, str] | None = None  # see ``translation.Spoken``
         self._started = self._over = self._refused = False
         self._made = 0  # bytes of output
         self._index = -1
@@ -73,35 +91,46 @@ class ResponsesStream:
 
     def feed(self, chunk: bytes) -> bytes:
         """The next bytes from the host, cut anywhere; whole events."""
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        lines = (self._rest + chunk).split(b"\n")
+        self._rest = lines.pop()
         if len(self._rest) > MOST_LINE:
             raise ValueError("a line without an end")
         out: list[bytes] = []
+        self.said = None
         for line in lines:
-            if line.startswith(b"data:") and not self._over:
-                self._event(line[5:].strip(), out)
+            if line[:5] == b"data:" and not self._over:
+                self._event(line[5:], out)
+        if len(out) == 1:
+            return out[0]
+        self.said = None
         return b"".join(out)
 
     def finish(self) -> bytes:
         """The end of a stream that has one; one that was cut short gets none."""
         out: list[bytes] = []
         if self._rest.startswith(b"data:") and not self._over:
-            self._event(self._rest[5:].strip(), out)
+            self._event(self._rest[5:], out)
         return b"".join(out)
 
     def _event(self, data: bytes, out: list[bytes]) -> None:
-        if not data or data == b"[DONE]":
+        if len(data) < _SHORT and data.strip() in (b"", b"[DONE]"):
             return
-        told = decoded(data)
-        kind = told.get("type") or ("error" if told.get("error") else "")
-        if kind == "error":
-            self._fail(told.get("error") or told, out)
+        try:
+            told = _event(data)
+        except (msgspec.ValidationError, RecursionError) as error:
+            decoded(data)
+            raise ValueError("an event of another shape") from error
+        kind = told.type or ("error" if told.error else "")
+        if self._started and kind in _KINDS:
+            self._delta(kind, told, out)
+        elif kind == "error":
+            self._fail(told.error or decoded(data), out)
         elif kind == "response.failed":
-            self._fail(told["response"].get("error"), out)
+            self._fail(told.response.get("error"), out)
         elif kind.startswith("response."):
             if not self._started:
                 self._started = True
-                name = (told.get("response") or {}).get("id")
+                name = (told.response or {}).get("id")
                 begun = message(name, self._asked, guessed(self._estimate, 0))
                 out.append(event("message_start", message=begun))
             self._answer(kind, told, out)
@@ -110,34 +139,34 @@ class ResponsesStream:
         self._over = True
         out.append(event("error", error=failed(error)[1]))
 
-    def _answer(self, kind: str, told: Json, out: list[bytes]) -> None:
-        number = told.get("output_index") or 0
+    def _answer(self, kind: str, told: _Event, out: list[bytes]) -> None:
+        number = told.output_index or 0
         if kind in _KINDS:
-            self._delta(kind, number, told, out)
+            self._delta(kind, told, out)
         elif kind == "response.output_item.added":
-            item = told["item"]
+            item = told.item
             self._release(out, item.get("phase"))
             if item["type"] == "function_call":
                 self._call(number, item, out)
         elif kind == "response.content_part.done":
-            self._done((number, told.get("content_index") or 0), out)
+            self._done((number, told.content_index or 0), out)
         elif kind == "response.output_item.done":
-            self._item(number, told["item"], out)
+            self._item(number, told.item, out)
         elif kind in ("response.completed", "response.incomplete"):
-            self._end({"status": kind[9:], **(told.get("response") or {})}, out)
+            self._end({"status": kind[9:], **(told.response or {})}, out)
 
-    def _delta(self, kind: str, number: int, told: Json, out: list[bytes]) -> None:
-        shape, text = _KINDS[kind], told["delta"]
+    def _delta(self, kind: str, told: _Event, out: list[bytes]) -> None:
+        shape, text, number = _KINDS[kind], told.delta, told.output_index or 0
         self._refused = self._refused or kind == "response.refusal.delta"
         if not text or (shape == "tool_use" and number not in self._calls):
             return
         if shape != "thinking":
-            self._piece((number, told.get("content_index") or 0), shape, text, out)
+            self._piece((number, told.content_index or 0), shape, text, out)
             return
         if self._model is None:
-            self._made += len(text.encode("utf-8", "replace"))
+            self._made += size(text)
             return
-        part = told.get("summary_index") or told.get("content_index") or 0
+        part = told.summary_index or told.content_index or 0
         block = self._blocks.get((number, 0))
         if block and block.source != kind:
             return
@@ -175,21 +204,22 @@ class ResponsesStream:
             self._begin((number, 0), _Block(call(item, self._names)), out)
 
     def _piece(self, key: Key, shape: str, text: str, out: list[bytes]) -> None:
-        if key not in self._blocks:
+        block = self._blocks.get(key)
+        if block is None:
             begun = {"type": shape, shape: ""}
-            self._begin(
-                key, _Block(begun | {"signature": ""} if shape == "thinking" else begun), out
-            )
+            block = _Block(begun | {"signature": ""} if shape == "thinking" else begun)
+            self._begin(key, block, out)
         self._said.add(key[0])
-        self._made += len(text.encode("utf-8", "replace"))
+        self._made += size(text)
         if key == self._open:
-            self._say(self._blocks[key], text, out)
+            self._say(block, text, out)
         else:
-            self._blocks[key].waiting.append(text)
+            block.waiting.append(text)
 
     def _say(self, block: _Block, text: str, out: list[bytes]) -> None:
         kind, name = _DELTAS[block.begun["type"]]
         out.append(DELTA % (self._index, kind, name, _encode(text)))
+        self.said = name, text
 
     def _begin(self, key: Key, block: _Block, out: list[bytes]) -> None:
         self._release(out)

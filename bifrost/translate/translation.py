@@ -6,7 +6,7 @@ backend's answer, whole or streamed, into the client's dialect. Pure: bytes in, 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -52,6 +52,23 @@ class Stream(Protocol):
     def finish(self) -> bytes:
         """The backend ended its stream: what is left to say. A stream that was cut short gets no
         end in the client's dialect either, so that the cut stays visible."""
+
+
+@runtime_checkable
+class Spoken(Stream, Protocol):
+    """A stream that becomes Anthropic's. ``said``: what the last ``feed`` made, if that is one
+    delta of a block and no more: (b"text", b"thinking" or b"partial_json", what it says)."""
+
+    said: tuple[bytes, str] | None
+
+
+@runtime_checkable
+class Retold(Stream, Protocol):
+    """A stream of Anthropic's that becomes another dialect's."""
+
+    def say(self, name: bytes, text: str) -> bytes:
+        """What ``feed`` makes of one delta of the open block, as ``Spoken.said`` has it: so that
+        nobody needs to read again what was just written."""
 
 
 class Translation(Protocol):

@@ -24,6 +24,7 @@ CLAUDE_VERSION = "2.1.330"
 CLAUDE_PACKAGE = "@anthropic-ai/claude-code-linux"
 CODEX_VERSION = "0.169.0"
 GEMINI_VERSION = "0.61.0"
+OPENCODE_VERSION = "1.18.34"
 CONSTRAINTS = Path(__file__).parents[2] / ".ci" / "constraints.txt"
 PATIENCE_S = 500
 UNREACHABLE = re.compile(
@@ -139,6 +140,18 @@ def claude_code() -> Path:
     name = f"claude-code-{CLAUDE_VERSION}-{kind}"
     modules = _from_npm("CLAUDE CODE", name, f"{package}@{CLAUDE_VERSION}")
     return modules / package / "claude"
+
+
+def opencode() -> Path:
+    """The executable of opencode for this machine, in the version these tests were made with."""
+    kind = _machine("OPENCODE")
+    if platform.libc_ver()[0] != "glibc":
+        kind = f"{kind}-musl"
+    package = f"opencode-linux-{kind}"
+    modules = _from_npm(
+        "OPENCODE", f"{package}-{OPENCODE_VERSION}", f"{package}@{OPENCODE_VERSION}"
+    )
+    return modules / package / "bin" / "opencode"
 
 
 def codex() -> Path:
