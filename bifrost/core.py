@@ -36,6 +36,7 @@ from bifrost.meters import Meters
 from bifrost.pricing import Pricing
 from bifrost.providers.table import Credential, Host
 from bifrost.recorder import Recorder
+from bifrost.routing.health import Health
 from bifrost.routing.targets import Alias, Router
 from bifrost.steward import serve_steward
 from bifrost.tally import Tally
@@ -103,6 +104,7 @@ class Core:
             gate=gate.gating, admit=gate.admitting, settle=gate.settling, governance=gate.governing
         )
         self.upstreams = Upstreams()
+        self.health = Health()
         self.identifier = Identifier(self.directory)
         self.treasury = Treasury(self.gate)
         self.witness = Witness(self.gate, Vault(data_dir))
@@ -157,7 +159,8 @@ class Core:
         self.generation += 1
         self.governor.lanes = Lanes(
             self._router(self.settings, catalogue), lanes.hosts, catalogue, self.generation,
-            self.densities, self.meters, self.witness.attends,
+            self.densities, self.meters, self.witness.attends, health=self.health,
+            max_attempts=self.settings.routing.max_attempts,
         )  # fmt: skip
         log.info("prices changed", extra={"digest": catalogue.digest[:16]})
         return True
@@ -191,15 +194,17 @@ class Core:
         depots.remember(settings.evidence, self.data_dir / AUDIT)
         self.treasury.help_url = settings.help_url
         self.generation += 1
+        routing = settings.routing
+        self.health.settle(routing.cool_down_s, routing.max_cool_down_s)
         return Lanes(
             router, hosts, catalogue, self.generation, self.densities, self.meters,
-            self.witness.attends,
+            self.witness.attends, health=self.health, max_attempts=routing.max_attempts,
         )  # fmt: skip
 
     @staticmethod
     def _router(settings: Settings, catalogue: Catalogue) -> Router:
         aliases = [
-            Alias(pattern, tuple((t.provider, t.model, t.weight) for t in targets))
+            Alias(pattern, tuple((t.provider, t.model, t.weight, t.standby) for t in targets))
             for pattern, targets in settings.models.items()
         ]
         kinds = {name: provider.type for name, provider in settings.providers.items()}

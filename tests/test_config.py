@@ -117,6 +117,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`providers.<name>.keys[]`": specs.ProviderKey,
     "`providers.<name>.network`": specs.Network,
     "`models.<pattern>[]`": specs.Target,
+    "`routing`": specs.Routing,
     "`governance`": specs.Governance,
     "`governance.customers[]`": specs.CustomerSpec,
     "`governance.teams[]`": specs.TeamSpec,

@@ -60,6 +60,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     provider: str
     model: str | None
     weight: float
+    standby: bool
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):

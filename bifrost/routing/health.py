@@ -15,6 +15,8 @@ MOST_DOUBLED = 30
 LONGEST_ASKED_NS = 3_600_000_000_000  # of a provider's Retry-After that is believed
 TRIAL_NS = 60_000_000_000  # an attempt without news for so long is no trial any more
 
+_EITHER = (False, True)
+
 Part = tuple[str, str | None, str | None]
 
 
@@ -31,7 +33,7 @@ class Place(msgspec.Struct, frozen=True):
 
     def parts(self) -> tuple[Part, ...]:
         """All that must be well for this place to be."""
-        return tuple(self.part(key=key, model=model) for key in (0, 1) for model in (0, 1))
+        return tuple(self.part(key=key, model=model) for key in _EITHER for model in _EITHER)
 
 
 class Fault(msgspec.Struct, frozen=True):
