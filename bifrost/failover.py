@@ -90,10 +90,12 @@ class Failover:
         try:
             async with asyncio.timeout(patience):
                 return await self._forward(call, path)
-        except TimeoutError:
-            host = call.lane.host.name
+        except TimeoutError as error:
+            call.sent_upstream = not getattr(error.__cause__, "unsent", False)
             raise UpstreamError(
-                f"The provider {host!r} did not begin to answer within {patience:g} s.", sent=True
+                f"The provider at {call.lane.origin.authority} did not begin to answer within"
+                f" {patience:g} s.",
+                sent=call.sent_upstream,
             ) from None
 
     async def _passed_over(self, call: Call) -> bool:

@@ -4,6 +4,7 @@ its limit, failing or cut off in the middle."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +14,10 @@ import pytest
 
 from bifrost.audit import events
 from bifrost.audit.log import Reader
+from bifrost.failover import asked_ns
 from bifrost.metering.usage import output_estimate
 from tests.commands import until
+from tests.loopback import full_backlog
 from tests.running import RunningGateway, RunningMock, bearer, budget, configuration, message
 from tests.servers import free_ports
 
@@ -54,13 +57,13 @@ Start = Callable[..., RunningGateway]
 
 @pytest.fixture
 def start(mocks: Mocks, tmp_path: Path) -> Iterator[Start]:
-    """Starts a gateway whose Sonnet is served by ``first``, with the good mock's Haiku behind it."""
+    """Starts a gateway whose Sonnet is at ``first``, with the good mock's Haiku behind it."""
     running: list[RunningGateway] = []
 
     def begin(first: str, *options: str, routing: dict[str, Any] | None = None,
-              network: dict[str, Any] | None = None, keys: int = 1, **key: Any,
-              ) -> RunningGateway:  # fmt: skip
-        config = configuration(mocks.good.url, **key)
+              network: dict[str, Any] | None = None, keys: int = 1, second: str = "",
+              more: dict[str, Any] | None = None, **key: Any) -> RunningGateway:  # fmt: skip
+        config = configuration(second or mocks.good.url, **key) | (more or {})
         config["providers"]["first"] = {
             "type": "anthropic",
             "keys": [{"name": f"k{n}", "value": f"sk-ant-{n}"} for n in range(keys)],
@@ -274,3 +277,152 @@ def test_nothing_is_overspent_by_attempts(start: Start, mocks: Mocks) -> None:
     assert answer.status_code == 200
     spent, reserved = gateway.spent()["keys:alice-dev"]
     assert reserved == "0" and Decimal(spent) <= Decimal("0.02")
+
+
+def test_of_several_errors_the_client_gets_the_one_that_says_when_to_come_back(
+    start: Start, mocks: Mocks
+) -> None:
+    for first, second in ((mocks.overloaded, mocks.limited), (mocks.limited, mocks.overloaded)):
+        gateway = start(first.url, second=second.url)
+        answer = ask(gateway)
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+        assert answer.headers["x-bf-attempts"] == "2"
+        one, two = attempts(gateway, answer, 2)
+        assert {one.status, two.status} == {429, 529}
+        assert settled(gateway) == 0
+        gateway.stop()
+
+
+def test_where_nobody_answers_the_client_may_ask_again(start: Start, dead: str) -> None:
+    gateway = start(dead, second=dead, network={"max_retries": 0})
+    answer = ask(gateway)
+    assert (answer.status_code, answer.headers["x-bf-error"]) == (529, "upstream_unavailable")
+    assert answer.headers["x-should-retry"] == "true"
+    assert len(attempts(gateway, answer, 2)) == 2
+    assert settled(gateway) == 0
+
+
+def test_what_never_left_is_not_billed(start: Start) -> None:
+    listener, callers = full_backlog()
+    try:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        gateway = start(url, routing={"first_byte_timeout_s": 0.3})
+        answer = ask(gateway, stream=True)
+        served_by_the_second(answer, stream=True)
+        first, _ = attempts(gateway, answer, 2)
+        assert (first.outcome, first.cost) == ("error", 0)
+        assert settled(gateway) == SERVED
+    finally:
+        for one in (listener, *callers):
+            one.close()
+
+
+def test_nobody_else_is_asked_for_a_client_that_left(start: Start, mocks: Mocks) -> None:
+    gateway = start(mocks.slow.url)
+    before = len(mocks.good.requests(1000))
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{gateway.url}/v1/messages", json=message(model=SONNET), timeout=0.5,
+            headers=bearer() | {"x-request-id": "left"},
+        )  # fmt: skip
+    gone = httpx.Response(200, headers={"x-request-id": "left"})
+    [only] = attempts(gateway, gone, 1)
+    assert (only.outcome, only.source) == ("cut", "estimated")
+    assert settled(gateway) == only.cost > 0
+    assert len(mocks.good.requests(1000)) == before
+
+
+def test_what_one_host_cannot_be_told_goes_to_another(mocks: Mocks, tmp_path: Path) -> None:
+    config = configuration(mocks.good.url)
+    config["providers"]["openai"] = {
+        "type": "openai", "keys": [{"name": "main", "value": "sk"}],
+        "network": {"base_url": f"{mocks.good.url}/v1"},
+    }  # fmt: skip
+    config["models"] = {
+        SONNET: [
+            {"provider": "openai", "model": "gpt-5.1"},
+            {"provider": "anthropic", "model": HAIKU, "standby": True},
+        ]
+    }
+    gateway = RunningGateway(tmp_path, config)
+    try:
+        search = {"type": "web_search_20250305", "name": "web_search", "max_uses": 1}
+        answer = ask(gateway, tools=[search])
+        served_by_the_second(answer, stream=False)
+        assert ask(gateway).headers["x-bf-provider"] == "openai"  # it does not rest for that
+    finally:
+        gateway.stop()
+
+
+def test_every_attempt_is_intended_in_the_strict_mode(start: Start, mocks: Mocks) -> None:
+    gateway = start(mocks.overloaded.url, more={"audit_logs": {"mode": "strict"}})
+    answer = ask(gateway)
+    served_by_the_second(answer, stream=False)
+    attempts(gateway, answer, 2)
+    reader = Reader(gateway.data_dir)
+    told = [events.decode(raw) for _, raw in reader.read(reader.oldest(), 1 << 20)]
+    intents = [
+        (one.provider, one.model, one.reserved) for one in told if isinstance(one, events.Intent)
+    ]
+    assert [one[:2] for one in intents] == [("first", SONNET), ("anthropic", HAIKU)]
+    assert intents[0][2] == 3 * intents[1][2]
+
+
+def test_openai_clients_fail_over_too(start: Start, mocks: Mocks) -> None:
+    gateway = start(mocks.limited.url)
+    body = {"model": SONNET, "messages": [{"role": "user", "content": "Hello"}]}
+    answer = httpx.post(
+        f"{gateway.url}/openai/v1/chat/completions", json=body, headers=bearer(), timeout=30
+    )
+    assert answer.status_code == 200, answer.text
+    assert (answer.headers["x-bf-model"], answer.headers["x-bf-attempts"]) == (HAIKU, "2")
+    assert answer.json()["usage"]["completion_tokens"] == OUTPUT
+    assert settled(gateway) == SERVED
+
+
+def test_the_books_are_right_when_many_fail(start: Start, mocks: Mocks, tmp_path: Path) -> None:
+    """Errors, cuts and good answers at once, on a budget that is tight for their worst cases."""
+    shaky = RunningMock(
+        tmp_path, "--fail", "503", "--fail-rate", "0.4", "--input-tokens", str(INPUT),
+        "--output-tokens", str(OUTPUT),
+    )  # fmt: skip
+    try:
+        gateway = start(
+            shaky.url, "--workers", "2", routing={"cool_down_s": 0.05, "max_cool_down_s": 0.1},
+            budgets=budget("0.6"),
+        )  # fmt: skip
+
+        def one(number: int) -> httpx.Response:
+            return ask(gateway, stream=bool(number % 2), max_tokens=2_000)
+
+        with ThreadPoolExecutor(16) as crowd:
+            answers = list(crowd.map(one, range(96)))
+        assert {answer.status_code for answer in answers} == {200}
+        assert {answer.headers["x-bf-attempts"] for answer in answers} == {"1", "2"}
+        total = settled(gateway)
+        bills = {**shaky.bills(), **mocks.good.bills()}
+        first = sum(answer.headers["x-bf-provider"] == "first" for answer in answers)
+        assert total == SERVED * (3 * first + len(answers) - first)
+        assert total <= 600_000_000
+        assert all(answer.headers["x-request-id"] in bills for answer in answers)
+    finally:
+        shaky.stop()
+
+
+@pytest.mark.parametrize(
+    ("headers", "asked"),
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7_000_000_000),
+        ({"retry-after": "0"}, 0),
+        ({"retry-after-ms": "1500", "retry-after": "7"}, 1_500_000_000),
+        ({"retry-after": "Thu, 01 Jan 2026 00:00:30 GMT"}, 30_000_000_000),
+        ({"retry-after": "Thu, 01 Jan 2026 00:00:00 GMT"}, 0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "9" * 40}, 999_999_999_999 * 10**9),
+    ],
+)
+def test_what_a_provider_asks_for(headers: dict[str, str], asked: int | None) -> None:
+    lines = [(name.encode(), value.encode()) for name, value in headers.items()]
+    assert asked_ns(lines, 1_767_225_600.0) == asked
