@@ -18,8 +18,9 @@ from bifrost._fast.gate import Gate, GateError
 from bifrost.alerts.thresholds import Thresholds
 from bifrost.audit import depots, policy
 from bifrost.audit.log import FOLDER as AUDIT
+from bifrost.config.conditions import condition
 from bifrost.config.load import Stamp, digest, stamp
-from bifrost.config.settings import Network, Provider, Settings
+from bifrost.config.settings import Network, Provider, Settings, Target
 from bifrost.errors import BifrostError, ConfigError, StoreError
 from bifrost.exports.exporter import enlist, serve_exports, teller
 from bifrost.exports.progress import unsent
@@ -37,7 +38,8 @@ from bifrost.pricing import Pricing
 from bifrost.providers.table import Credential, Host
 from bifrost.recorder import Recorder
 from bifrost.routing.health import Health
-from bifrost.routing.targets import Alias, Router
+from bifrost.routing.rules import Rule, Rules
+from bifrost.routing.targets import Aim, Alias, Router
 from bifrost.steward import serve_steward
 from bifrost.tally import Tally
 from bifrost.upstream.pool import NetworkOptions, Origin, Upstreams
@@ -160,7 +162,7 @@ class Core:
         self.governor.lanes = Lanes(
             self._router(self.settings, catalogue), lanes.hosts, catalogue, self.generation,
             self.densities, self.meters, self.witness.attends, health=self.health,
-            max_attempts=self.settings.routing.max_attempts,
+            max_attempts=lanes.max_attempts, rules=lanes.rules,
         )  # fmt: skip
         log.info("prices changed", extra={"digest": catalogue.digest[:16]})
         return True
@@ -199,14 +201,12 @@ class Core:
         return Lanes(
             router, hosts, catalogue, self.generation, self.densities, self.meters,
             self.witness.attends, health=self.health, max_attempts=routing.max_attempts,
+            rules=_rules(settings),
         )  # fmt: skip
 
     @staticmethod
     def _router(settings: Settings, catalogue: Catalogue) -> Router:
-        aliases = [
-            Alias(pattern, tuple((t.provider, t.model, t.weight, t.standby) for t in targets))
-            for pattern, targets in settings.models.items()
-        ]
+        aliases = [Alias(pattern, _goals(targets)) for pattern, targets in settings.models.items()]
         kinds = {name: provider.type for name, provider in settings.providers.items()}
         return Router(
             list(settings.providers),
@@ -315,6 +315,17 @@ class Core:
         self.meters.close()
         self.gate.close()
         self.directory.close()
+
+
+def _goals(targets: Sequence[Target]) -> tuple[Aim, ...]:
+    return tuple((one.provider, one.model, one.weight, one.standby) for one in targets)
+
+
+def _rules(settings: Settings) -> Rules:
+    return Rules(
+        Rule(one.name, one.models, condition(one.when), _goals(one.targets))
+        for one in settings.routing.rules
+    )
 
 
 def _price_file(settings: Settings) -> Path | None:

@@ -159,6 +159,7 @@ class Failover:
                     return False  # its key may not go on
                 route.bar(call.lane.place.part(key=False, model=True))
                 continue
+            call.settled = False
             if self.witness.attends(call.grant):
                 await self.witness.again(call)
             return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from bifrost._fast.desk import Desk
@@ -24,6 +25,7 @@ from bifrost.errors import (
     VirtualKeyNotFound,
     VirtualKeyRequired,
 )
+from bifrost.facts import facts
 from bifrost.governance.admission import Treasury, check_fields
 from bifrost.identify import Grant, Identifier
 from bifrost.lanes import Lane, Lanes
@@ -162,7 +164,6 @@ class Governor:
         try:
             if not self.desk.admit(call):
                 self._admit(call, since)
-            call.settled = False
         except Refusal as refusal:
             self._refused(call, refusal)
             raise
@@ -225,12 +226,17 @@ class Governor:
     def _lane(self, call: Call, grant: Grant) -> Lane:
         """The lane to take now; where there is a choice, the call gets a route."""
         lanes, asked = self.current(), call.scan.model or ""
-        found = lanes.find(grant, asked)
         route: Route | None = call.route
+        if route is None:
+            rule = lanes.rules.find(asked, partial(facts, call, grant, self.treasury.gate))
+        else:
+            rule = lanes.rules.named(route.rule)  # it was decided
+        found = lanes.find(grant, asked, rule)
         if route is None:
             if len(found) == 1:
                 return found[0]
-            route = call.route = Route(seed_for(call), lanes.health, lanes.max_attempts)
+            name = rule.name if rule is not None else None
+            route = call.route = Route(seed_for(call), lanes.health, lanes.max_attempts, name)
         lane = route.lane(found)
         return lanes.again(grant, asked, lane, route.attempts + 1) if route.attempts else lane
 

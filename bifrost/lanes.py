@@ -23,6 +23,7 @@ from bifrost.meters import Meters
 from bifrost.passage.passage import Passage
 from bifrost.providers.table import Host
 from bifrost.routing.health import Health, Place
+from bifrost.routing.rules import Rule, Rules
 from bifrost.routing.targets import Router, Target
 from bifrost.translate.translation import Traits
 from bifrost.upstream.pool import Origin
@@ -142,10 +143,11 @@ class Lanes:
         *,
         health: Health,
         max_attempts: int,
+        rules: Rules,
     ) -> None:
         """``attends(grant)``: its calls must not be admitted by the desk alone; ``health`` of all
-        targets; ``max_attempts``: targets tried for one call."""
-        self.health, self.max_attempts = health, max_attempts
+        targets; ``max_attempts``: targets tried for one call; ``rules`` go before the router."""
+        self.health, self.max_attempts, self.rules = health, max_attempts, rules
         self._attends = attends
         self.router = router
         self.hosts = hosts
@@ -155,22 +157,25 @@ class Lanes:
         self.meters = meters
         self._goals: dict[Place, Goal] = {}
 
-    def find(self, grant: Grant, asked: str) -> list[Lane]:
+    def find(self, grant: Grant, asked: str, rule: Rule | None = None) -> list[Lane]:
         """The lanes for a model name, or its refusal: not found, blocked or unpriced.
 
-        One per target and provider key that has a share of the traffic, as they are listed.
+        One per target and provider key that has a share of the traffic, as they are listed: of the
+        name, or of the rule that holds.
         """
+        name = asked if rule is None else (asked, rule.name)
         if grant.generation != self.generation:
             grant.lanes.clear()
             grant.generation = self.generation
-        found = grant.lanes.get(asked)
+        found = grant.lanes.get(name)
         if found is None:
-            lanes = _shared(grant, self._open(grant, asked))
+            targets = self.router.targets(asked) if rule is None else rule.targets(asked)
+            lanes = _shared(grant, self._open(grant, asked, targets))
             if len(grant.lanes) >= LANES_PER_GRANT:
                 grant.lanes.clear()
             usual = len(lanes) == 1 and lanes[0].direct
-            alone = usual and not self._attends(grant)
-            found = grant.lanes[asked] = lanes[0] if alone else lanes  # a list is not for the desk
+            alone = usual and not self._attends(grant) and not self.rules.concern(asked)
+            found = grant.lanes[name] = lanes[0] if alone else lanes  # a list is not for the desk
         return [found] if isinstance(found, Lane) else found
 
     def again(self, grant: Grant, asked: str, lane: Lane, attempt: int) -> Lane:
@@ -180,10 +185,10 @@ class Lanes:
         assert goal is not None
         return Lane(grant, asked, target, lane.host, lane.origin, goal, self.catalogue, attempt)
 
-    def _open(self, grant: Grant, asked: str) -> list[Lane]:
+    def _open(self, grant: Grant, asked: str, targets: list[Target]) -> list[Lane]:
         lanes: list[Lane] = []
         refusal: Refusal | None = None
-        for target in self.router.targets(asked):
+        for target in targets:
             host, origin = self.hosts[target.provider]
             name = asked.removeprefix(f"{target.provider}/")
             blocked = check_model(grant.chain, target.provider, name, target.model)

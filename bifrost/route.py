@@ -37,11 +37,14 @@ class Kept(NamedTuple):
 class Route:
     """One call's way over its targets."""
 
-    __slots__ = ("_barred", "_began", "_health", "_lanes", "_most", "_order", "attempts", "kept",
-                 "seed")  # fmt: skip
+    __slots__ = (
+        "_barred", "_began", "_health", "_lanes", "_most", "_order", "attempts", "kept", "rule",
+        "seed",
+    )  # fmt: skip
 
-    def __init__(self, seed: bytes, health: Health, most: int) -> None:
-        """At most ``most`` attempts are made."""
+    def __init__(self, seed: bytes, health: Health, most: int, rule: str | None = None) -> None:
+        """At most ``most`` attempts are made; ``rule``: the name of the one that holds."""
+        self.rule = rule
         self.seed = seed
         self.attempts = 0  # made or under way
         self.kept: Kept | None = None

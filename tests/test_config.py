@@ -118,6 +118,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`providers.<name>.network`": specs.Network,
     "`models.<pattern>[]`": specs.Target,
     "`routing`": specs.Routing,
+    "`routing.rules[]`": specs.RuleSpec,
     "`governance`": specs.Governance,
     "`governance.customers[]`": specs.CustomerSpec,
     "`governance.teams[]`": specs.TeamSpec,

@@ -16,7 +16,7 @@ LEAVES |= {"meters", "database"}
 ROOMS = {"routing", "governance", "translate", "providers", "upstream", "metering", "audit"}
 # Between the rooms and the doors: each knows the rooms, none knows Starlette.
 ORDER = {"identify", "passage", "lanes", "governor", "line", "watch", "witness", "pipeline"}
-ORDER |= {"route", "failover"}
+ORDER |= {"route", "failover", "facts"}
 WINGS = {
     *("usage", "steward", "mock", "logs", "listener", "farewell", "succession", "binding", "child"),
     *("stewardship", "standin", "tally", "recorder"),
@@ -36,7 +36,8 @@ MAY = {
     "passage": LEAVES | ROOMS,
     "lanes": LEAVES | ROOMS | {"identify", "passage"},
     "route": LEAVES | {"lanes", "routing"},
-    "governor": LEAVES | ROOMS | {"identify", "lanes", "route"},
+    "facts": LEAVES | {"governance", "identify"},
+    "governor": LEAVES | ROOMS | {"facts", "identify", "lanes", "route"},
     "failover": LEAVES | {"governor", "line", "route", "routing", "witness"},
     "line": LEAVES | {"governor"},
     "watch": LEAVES,

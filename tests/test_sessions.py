@@ -116,6 +116,19 @@ def test_without_a_session_chance_decides(gateway: RunningGateway) -> None:
             assert {answer.headers["x-bf-provider"] for answer in answers} == set(PROVIDERS)
 
 
+def test_a_key_has_its_own_shares_among_providers(
+    mock: RunningMock, other: RunningMock, tmp_path: Path
+) -> None:
+    config = two(mock.url, other.url)
+    [key] = config["governance"]["virtual_keys"]
+    key["provider_configs"] = [{"provider": "left", "weight": 0}, {"provider": "right"}]
+    gateway = RunningGateway(tmp_path, config)
+    try:
+        assert set(served(gateway).values()) == {"right"}
+    finally:
+        gateway.stop()
+
+
 def test_a_session_also_stays_with_its_provider_key(
     mock: RunningMock, other: RunningMock, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from bifrost.config.fields import ModelName, Name, Seconds, Spec, Weight
+from bifrost.config.fields import ModelName, Name, Seconds, Spec, Text, Weight
 
 
 class Target(Spec, frozen=True, kw_only=True):
@@ -20,8 +20,22 @@ class Target(Spec, frozen=True, kw_only=True):
     standby: Annotated[bool, Meta(description="Only where the others fail or rest.")] = False
 
 
+class RuleSpec(Spec, frozen=True, kw_only=True):
+    """Sends requests elsewhere while a condition holds."""
+
+    name: Annotated[Name, Meta(description="Unique in this list; logs show it.")]
+    when: Annotated[
+        Text,
+        Meta(description="Condition in CEL, such as \"team == 'core' && budget_used > 0.8\"."),
+    ]
+    models: Annotated[
+        tuple[ModelName, ...], Meta(description="Only for these model names; * and ? match.")
+    ] = ("*",)
+    targets: Annotated[tuple[Target, ...], Meta(description="Where those requests go.")]
+
+
 class Routing(Spec, frozen=True, kw_only=True):
-    """What happens when a target fails, where there is another one."""
+    """Which of several targets a request takes, and what happens when one fails."""
 
     max_attempts: Annotated[
         int, Meta(ge=1, le=10, description="Targets tried for one request; 1: no failover.")
@@ -39,3 +53,6 @@ class Routing(Spec, frozen=True, kw_only=True):
     max_cool_down_s: Annotated[
         Seconds, Meta(description="The longest such rest; a provider may ask for more.")
     ] = 300.0
+    rules: Annotated[
+        tuple[RuleSpec, ...], Meta(description="The first that holds says where a request goes.")
+    ] = ()

@@ -26,6 +26,7 @@ from bifrost.config.fields import Weight as Weight
 from bifrost.config.fields import or_reference
 from bifrost.config.hosts import Api, Kind
 from bifrost.config.routes import Routing as Routing
+from bifrost.config.routes import RuleSpec as RuleSpec
 from bifrost.config.routes import Target as Target
 from bifrost.config.values import DURATION as DURATION
 from bifrost.config.values import MOST_USD as MOST_USD

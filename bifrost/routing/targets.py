@@ -25,11 +25,14 @@ class Target(msgspec.Struct, frozen=True):
     standby: bool = False
 
 
+Aim = tuple[str, str | None, float, bool]  # as configured: a target whose model may be missing
+
+
 class Alias(msgspec.Struct, frozen=True):
     """A configured name or glob and where it leads; a target without model keeps the name."""
 
     pattern: str
-    targets: tuple[tuple[str, str | None, float, bool], ...]
+    targets: tuple[Aim, ...]
 
 
 class Router:
