@@ -3,6 +3,9 @@ its limit, failing or cut off in the middle."""
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -239,11 +242,49 @@ def test_a_stream_that_was_cut_is_not_begun_again(start: Start, mocks: Mocks) ->
     assert len(mocks.good.requests(1000)) == served
 
 
-def test_where_all_fail_the_client_gets_the_error_that_helps_most(
-    start: Start, mocks: Mocks, dead: str
+def test_an_answer_of_the_second_target_that_breaks_off_is_billed_like_any(
+    start: Start, mocks: Mocks
 ) -> None:
-    config_first = mocks.limited.url
-    gateway = start(config_first, routing={"max_attempts": 1})
+    gateway = start(mocks.limited.url, second=mocks.cutting.url)
+    answer = ask(gateway, stream=True)
+    assert answer.headers["x-bf-attempts"] == "2"
+    assert "event: error" in answer.text
+    first, second = attempts(gateway, answer, 2)
+    assert (first.cost, second.outcome, second.source) == (0, "broken", "partial")
+    assert second.cost == INPUT * 1_000 + (second.out_text + second.out_think) * 5_000
+    assert settled(gateway) == second.cost
+
+
+def test_an_error_that_does_not_end_is_not_waited_for(start: Start) -> None:
+    head = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 999\r\n\r\n{"
+    held: list[socket.socket] = []
+
+    def serve(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # closed below
+            while True:
+                held.append(listener.accept()[0])
+                held[-1].recv(65536)
+                held[-1].sendall(head)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        try:
+            gateway = start(f"http://127.0.0.1:{listener.getsockname()[1]}")
+            answer = ask(gateway)
+            served_by_the_second(answer, stream=False)
+            first, _ = attempts(gateway, answer, 2)
+            assert (first.status, first.outcome, first.cost) == (503, "error", 0)
+            assert settled(gateway) == SERVED
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for one in held:
+                one.close()
+
+
+def test_one_attempt_means_no_failover(start: Start, mocks: Mocks) -> None:
+    gateway = start(mocks.limited.url, routing={"max_attempts": 1})
     answer = ask(gateway)
     assert answer.status_code == 429
     assert answer.headers["retry-after"] == "1"

@@ -10,6 +10,7 @@ import pytest
 from bifrost.routing.health import (
     DENIED,
     FAILING,
+    FORBIDDEN,
     LIMITED,
     LONGEST_ASKED_NS,
     MOST_TROUBLES,
@@ -52,7 +53,7 @@ def test_a_fault_lets_rest_what_it_speaks_of(fault: Fault, resting: set[Place]) 
     ("status", "fault"),
     [
         (200, None), (400, None), (404, None), (413, None), (422, None),
-        (401, DENIED), (402, DENIED), (403, DENIED), (429, LIMITED),
+        (401, DENIED), (402, DENIED), (403, FORBIDDEN), (429, LIMITED),
         (408, FAILING), (500, FAILING), (503, FAILING), (529, FAILING),
     ],
 )  # fmt: skip

@@ -54,8 +54,9 @@ UNREACHED = Fault("unreached", key=False, model=False)  # no connection
 SILENT = Fault("silent", key=False, model=True)  # sent, and no answer came
 FAILING = Fault("failing", key=False, model=True, patience=3)  # 408, 5xx
 LIMITED = Fault("limited", key=True, model=True)  # 429
-DENIED = Fault("denied", key=True, model=False)  # 401, 402, 403: the gateway's own credential
-FAULTS = (UNREACHED, SILENT, FAILING, LIMITED, DENIED)
+DENIED = Fault("denied", key=True, model=False)  # 401, 402: the gateway's own credential
+# 403 may also be about what one client asks for, who shall not take a key from all the others.
+FORBIDDEN = Fault("denied", key=True, model=False, patience=3)
 
 
 def fault_of(status: int) -> Fault | None:
@@ -63,8 +64,10 @@ def fault_of(status: int) -> Fault | None:
     of the request."""
     if status == 429:
         return LIMITED
-    if status in (401, 402, 403):
+    if status in (401, 402):
         return DENIED
+    if status == 403:
+        return FORBIDDEN
     return FAILING if status == 408 or status >= 500 else None
 
 
