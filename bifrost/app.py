@@ -175,6 +175,7 @@ class App:
             self._pulse = Pulse(core, lambda: len(self._pipeline.watch) if self._pipeline else 0)
             self._pulse.beat()
             self.core = core
+            core.prove()
             loop = asyncio.get_running_loop()
             self._keeper = loop.create_task(self._keep())
             if not self._steward:  # a worker of ``bifrost serve``: it may own its signals
@@ -238,6 +239,7 @@ class App:
         if core is not None:
             if self._api is not None:
                 await self._api.tell(everything=True)
+            core.unprove()
             await core.upstreams.close()
             await asyncio.to_thread(core.close)
         if self._mock is not None:
@@ -251,6 +253,7 @@ class App:
             await asyncio.sleep(CHECK_S)
             assert self.core is not None
             self.core.keep()
+            self.core.prove()
             if self._pulse is not None:
                 self._pulse.beat()
             if self._api is not None:

@@ -41,7 +41,7 @@ class Dialect(msgspec.Struct, frozen=True):
     a silent one alive.
     """
 
-    api: Literal["chat", "responses"]
+    api: Literal["chat", "responses", "gemini"]
     broken_event: Callable[[str, str, str], bytes]
     ping: bytes = b": ping\n\n"
 

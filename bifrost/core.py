@@ -19,6 +19,7 @@ from bifrost.alerts.thresholds import Thresholds
 from bifrost.audit import depots, policy
 from bifrost.audit.log import FOLDER as AUDIT
 from bifrost.config.conditions import condition
+from bifrost.config.hosts import serving
 from bifrost.config.load import Stamp, digest, stamp
 from bifrost.config.settings import Network, Provider, Settings, Target
 from bifrost.errors import BifrostError, ConfigError, StoreError
@@ -35,6 +36,8 @@ from bifrost.lanes import Lanes
 from bifrost.metering.catalogue import Catalogue
 from bifrost.meters import Meters
 from bifrost.pricing import Pricing
+from bifrost.providers.asking import Ask, Errand, Reply
+from bifrost.providers.proofs import Proof, proof
 from bifrost.providers.table import Credential, Host
 from bifrost.recorder import Recorder
 from bifrost.routing.health import Health
@@ -42,6 +45,7 @@ from bifrost.routing.rules import Rule, Rules
 from bifrost.routing.targets import Aim, Alias, Router
 from bifrost.steward import serve_steward
 from bifrost.tally import Tally
+from bifrost.upstream.errands import Errands
 from bifrost.upstream.pool import NetworkOptions, Origin, Upstreams
 from bifrost.webhooks.queue import enrol
 from bifrost.witness import Witness
@@ -107,6 +111,7 @@ class Core:
         )
         self.upstreams = Upstreams()
         self.health = Health()
+        self._proofs: dict[str, tuple[Provider, Proof | None]] = {}
         self.identifier = Identifier(self.directory)
         self.treasury = Treasury(self.gate)
         self.witness = Witness(self.gate, Vault(data_dir))
@@ -207,12 +212,14 @@ class Core:
     @staticmethod
     def _router(settings: Settings, catalogue: Catalogue) -> Router:
         aliases = [Alias(pattern, _goals(targets)) for pattern, targets in settings.models.items()]
-        kinds = {name: provider.type for name, provider in settings.providers.items()}
-        return Router(
-            list(settings.providers),
-            aliases,
-            lambda name, model: catalogue.price(kinds[name], model, name=name) is not None,
-        )
+        providers = settings.providers
+
+        def has(name: str, model: str) -> bool:
+            kind = providers[name].type
+            priced = catalogue.price(kind, model, name=name) is not None
+            return priced and bool(serving(kind, providers[name].api, model))
+
+        return Router(list(providers), aliases, has)
 
     def _host(self, name: str, provider: Provider) -> tuple[Host, Origin]:
         credentials = [Credential(key.name, key.value, key.weight) for key in provider.keys]
@@ -220,8 +227,36 @@ class Core:
         url = provider.network.base_url or (
             "http://127.0.0.1:9" if provider.type == "mock" else None
         )
-        host = Host(name, provider.type, url, credentials, provider.api)
-        return host, self.upstreams.get(host.base_url, network_options(provider.network))
+        network = network_options(provider.network)
+        host = Host(
+            name, provider.type, url, credentials, provider.api, provider.place,
+            self._proof(name, provider, network),
+        )  # fmt: skip
+        return host, self.upstreams.get(host.base_url, network)
+
+    def _proof(self, name: str, provider: Provider, network: NetworkOptions) -> Proof | None:
+        """What a provider is shown; the same as before if nothing of it changed, so that what was
+        granted is kept."""
+        known = self._proofs.get(name)
+        if known is not None and known[0] == provider:
+            return known[1]
+        if known is not None and known[1] is not None:
+            known[1].tokens.close()
+        made = proof(name, provider, asking(Errands(self.upstreams, network)))
+        self._proofs[name] = (provider, made)
+        return made
+
+    def prove(self) -> None:
+        """Renews what providers are shown, before it ends; on the event loop, once a second."""
+        for host, _ in self.governor.lanes.hosts.values():
+            if host.proof is not None:
+                host.proof.tokens.keep()
+
+    def unprove(self) -> None:
+        """Gives up the renewals under way: the process ends."""
+        for _, made in self._proofs.values():
+            if made is not None:
+                made.tokens.close()
 
     def origins(self) -> Sequence[Origin]:
         """The origins the present configuration uses."""
@@ -326,6 +361,15 @@ def _rules(settings: Settings) -> Rules:
         Rule(one.name, one.models, condition(one.when), _goals(one.targets))
         for one in settings.routing.rules
     )
+
+
+def asking(errands: Errands) -> Ask:
+    """How the providers' room asks token endpoints."""
+
+    async def ask(errand: Errand) -> Reply:
+        return Reply(*await errands.send(errand))
+
+    return ask
 
 
 def _price_file(settings: Settings) -> Path | None:

@@ -269,7 +269,7 @@ class Governor:
             max_tokens=most.output_tokens,
             tier=scan.service_tier,
             speed=scan.speed,
-            geo=scan.inference_geo,
+            geo=lane.geo or scan.inference_geo,
             cache_1h=scan.ttl_1h,
             web_searches=most.web_searches,
         )
@@ -304,6 +304,9 @@ class Governor:
         If the books cannot be written the reservation stays, so nothing can be overspent.
         """
         call.settled = True
+        geo = call.lane.geo
+        if usage is not None and geo is not None:
+            usage = usage.served_in(geo)
         try:
             return self.desk.settle(call, usage, outcome, self._price)
         except GateError as error:

@@ -215,7 +215,8 @@ def _required(foreign: bool) -> VirtualKeyRequired:
     return VirtualKeyRequired(
         "This gateway needs a virtual key (sk-bf-...): "
         + ("the credential you sent is not one; " if foreign else "")
-        + "set it as ANTHROPIC_AUTH_TOKEN, or ask your platform team for one."
+        + "set it as the key of your client (ANTHROPIC_AUTH_TOKEN, OPENAI_API_KEY, "
+        "GEMINI_API_KEY), or ask your platform team for one."
     )
 
 

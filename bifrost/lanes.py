@@ -18,7 +18,7 @@ from bifrost.governance.admission import check_model, share
 from bifrost.identify import Grant
 from bifrost.metering.bound import DEFAULT_CONTEXT
 from bifrost.metering.catalogue import Catalogue
-from bifrost.metering.prices import Price
+from bifrost.metering.prices import GEO, Price
 from bifrost.meters import Meters
 from bifrost.passage.passage import Passage
 from bifrost.providers.table import Host
@@ -38,7 +38,7 @@ class Goal:
     """What all lanes to one model of one host have in common; ``passage`` is for the calls that it
     cannot be sent as they are."""
 
-    __slots__ = ("ceiling", "density", "meter", "passage", "price", "served", "shown")
+    __slots__ = ("ceiling", "density", "geo", "meter", "passage", "price", "served", "shown")
 
     def __init__(
         self,
@@ -49,11 +49,13 @@ class Goal:
         meter: Meter,
         passage: Passage,
     ) -> None:
+        geos = price.multipliers.get(GEO, {})
+        self.geo = host.geo if host.geo in geos else None
         self.passage = passage
         self.price = price
         self.meter = meter
         self.density = density
-        self.ceiling = price.ceiling(None, None, None)
+        self.ceiling = price.ceiling(None, None, self.geo)
         self.served = events.members(model=model, provider_key=host.key_name(0))
         self.shown = b"x-bf-provider: %b\r\nx-bf-model: %b\r\n" % (_line(host.name), _line(model))
 
@@ -61,14 +63,14 @@ class Goal:
 class Lane(LaneBase):
     """One way from a key to a model: where it goes, what it costs, how it is labelled.
 
-    ``direct``: its host speaks Anthropic's dialect, so that calls in it need no passage. Where
-    there is a choice, ``weight`` is the share of its target and ``key_weight`` that of its provider
-    key in it.
+    ``direct``: its host speaks Anthropic's dialect, so that calls in it need no passage. ``geo``:
+    where it serves whatever is asked for, if the price depends on it. Where there is a choice,
+    ``weight`` is the share of its target and ``key_weight`` that of its provider key in it.
     """
 
     __slots__ = (
-        "catalogue", "direct", "key_weight", "origin", "passage", "place", "price", "standby",
-        "weight",
+        "catalogue", "direct", "geo", "key_weight", "origin", "passage", "place", "price",
+        "standby", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -87,7 +89,8 @@ class Lane(LaneBase):
         self.host = host
         self.origin = origin
         self.passage = goal.passage
-        self.direct = host.api == "messages"
+        self.direct = goal.passage.direct
+        self.geo = goal.geo
         self.renamed = target.model if target.model != asked else None
         price = self.price = goal.price
         self.catalogue = catalogue
@@ -95,7 +98,7 @@ class Lane(LaneBase):
         self.standby = target.standby
         self.place = Place(host.name, host.key_name(0), target.model)
         self.shown = goal.shown
-        self.start = b"POST " + origin.path_prefix
+        self.start = b"POST " + origin.path_prefix + host.prefix("messages")
         self.signed = host.signed(origin.host_header)
         who = grant.who
         prefix = events.opening(
@@ -194,6 +197,12 @@ class Lanes:
             blocked = check_model(grant.chain, target.provider, name, target.model)
             if blocked is not None:
                 refusal = refusal or blocked
+                continue
+            if not host.serving(target.model):
+                refusal = refusal or ModelNotFound(
+                    f"Model {target.model!r} of provider {target.provider!r} has an API there that"
+                    " the gateway does not speak; ask for another model."
+                )
                 continue
             lane = None
             for alone, weight in host.each():

@@ -27,7 +27,9 @@ def usable(core: Core, grant: Grant) -> dict[str, ModelInfo]:
                 )
     for provider, (host, _) in lanes.hosts.items():
         for info in lanes.catalogue.models(host.kind):
-            if not host.serves(info.mode):  # embeddings, and what has an API that is not there
+            if not host.serves(
+                info.id, info.mode
+            ):  # embeddings, and what has an API that is not there
                 continue
             if check_model(grant.chain, provider, info.id, info.id) is None:
                 found.setdefault(info.id, info)

@@ -128,16 +128,17 @@ class Pipeline:
     async def count_tokens(self, call: Call, send: Send, query: bytes) -> None:
         """Serves a token count: a key and an allowed model are needed, no money moves."""
         self.governor.count(call)
-        if not call.lane.direct:
+        if not call.lane.direct and not call.lane.passage.counts:
             call.status = 200
             named = (b"x-request-id", call.request_id.encode())
             headers = [(b"content-type", b"application/json"), named, *self.budget(call)]
-            await _answer(call, send, headers, call.lane.passage.count(call))
+            await _answer(call, send, headers, call.lane.passage.estimate(call))
             return
         self.watch.enter(call, asyncio.current_task())
         try:
-            await self._forward(call, COUNT + query)
+            await self._forward(call, COUNT + query, count=True)
             body = await call.exchange.read_all(MAX_ANSWER)
+            call.status = call.exchange.status
             if call.status != 200:
                 body = anthropic_anthropic.error(body)
             await _answer(call, send, self._headers(call), body)
@@ -150,14 +151,19 @@ class Pipeline:
             if call.exchange is not None:
                 call.exchange.cancel()
 
-    async def _forward(self, call: Call, target: bytes) -> bool:
+    def estimated(self, call: Call) -> int:
+        """Tokens of a call by its size, once key and model are let in; no money moves."""
+        self.governor.count(call)
+        return _input_estimate(call)
+
+    async def _forward(self, call: Call, target: bytes, *, count: bool = False) -> bool:
         """Sends the request upstream, waits for the answer's head; whether a stream follows it."""
         lane = call.lane
         try:
             if lane.direct and call.dialect is None:
                 call.exchange = await lane.origin.send(self.stations.outgoing(call, target))
             else:
-                call.exchange = await lane.passage.send(call)
+                call.exchange = await lane.passage.send(call, count=count)
         except UpstreamError as error:
             call.sent_upstream = error.sent
             raise

@@ -13,6 +13,7 @@ import pytest
 from bifrost.config import (
     Loaded,
     Settings,
+    clouds,
     default_settings,
     evidence,
     exports,
@@ -116,6 +117,8 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`providers.<name>`": specs.Provider,
     "`providers.<name>.keys[]`": specs.ProviderKey,
     "`providers.<name>.network`": specs.Network,
+    "`providers.<name>.entra`": clouds.Entra,
+    "`providers.<name>.aws`": clouds.Aws,
     "`models.<pattern>[]`": specs.Target,
     "`routing`": specs.Routing,
     "`routing.rules[]`": specs.RuleSpec,

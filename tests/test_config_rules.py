@@ -393,8 +393,8 @@ def test_patterns_of_a_key() -> None:
             "governance.virtual_keys[0].mcp_configs: not enforced by this version; remove it",
         ),
         (
-            {"providers": {"b": {"type": "bedrock", "region": "us-east-1"}}},
-            f"providers.b.type: 'bedrock' is not served by this version; use {TYPES}",
+            {"providers": {"b": {"type": "cohere", "region": "us-east-1"}}},
+            f"providers.b.type: 'cohere' is not served by this version; use {TYPES}",
         ),
     ],
 )

@@ -88,3 +88,37 @@ def test_connect_leaves_broken_codex_settings_alone(tmp_path: Path, broken: str)
     path.write_text(broken)
     done = bifrost("connect", "codex", "--write", "--key", "sk-bf-x", "--settings", path)
     assert done.code == 1 and "mend" in done.err and path.read_text() == broken
+
+
+def test_connect_prints_what_gemini_cli_needs() -> None:
+    done = bifrost("connect", "gemini", "--key", "sk-bf-x", "--url", "https://gw.example/genai/")
+    variables, _, settings = done.out.partition("{")
+    assert variables.split() == [
+        "GOOGLE_GEMINI_BASE_URL=https://gw.example/genai",
+        "GEMINI_API_KEY=sk-bf-x",
+    ]
+    assert json.loads("{" + settings) == {"security": {"auth": {"selectedType": "gemini-api-key"}}}
+
+
+def test_connect_keeps_gemini_clis_own_settings(tmp_path: Path) -> None:
+    settings, variables = tmp_path / "settings.json", tmp_path / ".env"
+    write = ("connect", "gemini", "--write", "--settings", settings)
+    assert bifrost(*write).code == 1 and not settings.exists()
+    settings.write_text('{"ui": {"theme": "x"}, "security": {"a": 1, "auth": {"b": 2}}}')
+    variables.write_text("OTHER=1\nGEMINI_API_KEY=old\n")
+    assert bifrost(*write, "--key", "sk-bf-y").code == 0
+    assert json.loads(settings.read_text()) == {
+        "ui": {"theme": "x"},
+        "security": {"a": 1, "auth": {"b": 2, "selectedType": "gemini-api-key"}},
+    }
+    assert variables.read_text().splitlines() == [
+        "OTHER=1",
+        "GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:8080/genai",
+        "GEMINI_API_KEY=sk-bf-y",
+    ]
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+    for broken in ("[]", '{"security": []}', '{"security": {"auth": 1}}'):
+        settings.write_text(broken)
+        done = bifrost(*write, "--key", "sk-bf-z")
+        assert done.code == 1 and "mend it first" in done.err
+        assert settings.read_text() == broken and "sk-bf-y" in variables.read_text()

@@ -379,3 +379,19 @@ def test_rewrite_refuses_what_it_cannot_do() -> None:
         rewrite(body, scan(body), None, 5)
     with pytest.raises(ValueError, match="another body"):
         rewrite(body + b" ", scan(body), "m", None)
+
+
+@pytest.mark.parametrize("found", ["\\n", "ü", "\u65e5", "\\ud83d\\ude00", "\x1f", "\\x", "\udc80"])
+def test_what_matters_is_found_anywhere_in_a_long_string(found: str) -> None:
+    """Whatever width of bytes is looked at at a time."""
+    for before in range(150):
+        for behind in (0, 1, 40, 100):
+            text = "a" * before + found + "b" * behind
+            raw = b'{"model":"%b","max_tokens":1}' % text.encode("utf-8", "surrogateescape")
+            try:
+                said = json.loads(raw.decode())["model"]
+            except ValueError:
+                with pytest.raises(WireError):
+                    scan(raw)
+            else:
+                assert scan(raw).model == said

@@ -1,4 +1,4 @@
-/* Reads single JSON tokens and line ends out of raw bytes, 16 or 8 bytes at a time.
+/* Reads single JSON tokens and line ends out of raw bytes, 32, 16 or 8 bytes at a time.
  *
  * Nothing here allocates, calls Python or reads outside [base, base + size). `strict` asks for all
  * of RFC 8259 and RFC 3629; without it escapes must be right but the other bytes of a string are
@@ -12,6 +12,10 @@
 #if defined(__SSE2__) && !defined(BF_PORTABLE)
 #include <emmintrin.h>
 #define BF_SSE2 1
+#if defined(__GNUC__) && !defined(__AVX2__)
+#include <immintrin.h>
+#define BF_AVX2 1 /* if the processor has it: looked up once */
+#endif
 #endif
 #define BF_INLINE static inline __attribute__((always_inline))
 #define BF_DEPTH 512        /* nesting that is accepted */
@@ -39,6 +43,35 @@ BF_INLINE uint64_t bf_zero(uint64_t x) /* not 0 exactly when a byte of x is 0 */
     return (x - 0x0101010101010101ULL) & ~x & 0x8080808080808080ULL;
 }
 
+#ifdef BF_AVX2
+static int bf_wide; /* set by bf_prepare */
+
+static void bf_prepare(void)
+{
+    __builtin_cpu_init();
+    bf_wide = __builtin_cpu_supports("avx2") != 0;
+}
+
+/* What bf_plain does, as far as whole 32 bytes go: where it found something, or a byte after. */
+__attribute__((target("avx2"), noinline)) static const uint8_t *
+bf_plain_wide(const uint8_t *p, const uint8_t *end, int strict)
+{
+    const __m256i quote = _mm256_set1_epi8('"'), slash = _mm256_set1_epi8('\\');
+    const __m256i space = _mm256_set1_epi8(strict ? 0x20 : -128); /* nothing is below -128 */
+    for (; end - p >= 32; p += 32) {
+        __m256i x = _mm256_loadu_si256((const __m256i *)p);
+        __m256i hit = _mm256_or_si256(_mm256_cmpeq_epi8(x, quote), _mm256_cmpeq_epi8(x, slash));
+        unsigned mask = (unsigned)_mm256_movemask_epi8(
+            _mm256_or_si256(hit, _mm256_cmpgt_epi8(space, x)));
+        if (mask)
+            return p + __builtin_ctz(mask);
+    }
+    return p;
+}
+#else
+static void bf_prepare(void) {}
+#endif
+
 /* First byte at or after p that is a quote or a backslash, when strict also one that is below
  * 0x20 or not ASCII; end when there is none. */
 BF_INLINE const uint8_t *bf_plain(const uint8_t *p, const uint8_t *end, int strict)
@@ -54,6 +87,10 @@ BF_INLINE const uint8_t *bf_plain(const uint8_t *p, const uint8_t *end, int stri
         unsigned mask = (unsigned)_mm_movemask_epi8(hit);
         if (mask)
             return p + __builtin_ctz(mask);
+#ifdef BF_AVX2
+        if (bf_wide && end - p >= 64) /* a long string */
+            p = bf_plain_wide(p + 16, end, strict) - 16;
+#endif
     }
 #endif
     for (; end - p >= 8; p += 8) {

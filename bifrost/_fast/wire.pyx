@@ -56,6 +56,7 @@ cdef extern from "walk.h":
 
     const size_t BF_CAP
     bf_name *bf_names
+    void bf_prepare()
     int bf_request(bf_scan *, const void *, size_t)
     int bf_event(bf_scan *, const void *, size_t)
     int bf_cut(bf_scan *, const void *, size_t, const char *, size_t)
@@ -64,6 +65,9 @@ cdef extern from "walk.h":
     bint bf_reserve(bf_store *, size_t)
     bint bf_append(bf_store *, const void *, size_t)
     const uint8_t *bf_line(const uint8_t *, const uint8_t *)
+
+
+bf_prepare()
 
 
 class WireError(ValueError):

@@ -129,6 +129,58 @@ def _provided(settings: tomlkit.TOMLDocument, url: str, key: str, model: str | N
     return tomlkit.dumps(settings)
 
 
+@connect.command("gemini")
+@click.option("--key", default=PLACEHOLDER, help="The virtual key.")
+@click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="This gateway.")
+@click.option("--write", is_flag=True, help="Merge into the settings files instead of printing.")
+@click.option(
+    "--settings",
+    "path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("~/.gemini/settings.json"),
+    show_default=True,
+    help="Gemini CLI's settings file; its .env stands beside it.",
+)
+def gemini(key: str, url: str, write: bool, path: Path) -> None:
+    """Gemini CLI: variables in its .env, and how it signs in, in its settings.json.
+
+    \b
+    Example:
+      bifrost connect gemini --key sk-bf-... --url https://gateway.example --write
+    """
+    url = url.rstrip("/").removesuffix("/genai")
+    variables = {"GOOGLE_GEMINI_BASE_URL": f"{url}/genai", "GEMINI_API_KEY": key}
+    if not write:
+        click.echo("\n".join(f"{name}={value}" for name, value in variables.items()))
+        click.echo(json.dumps(_signing_in({}, path), indent=2))
+        return
+    if key == PLACEHOLDER:
+        raise ConfigError("Name the virtual key to write with --key sk-bf-...")
+    path = path.expanduser().resolve()
+    beside = path.with_name(".env").resolve()
+    merged = json.dumps(_signing_in(_object(path), path), indent=2) + "\n"
+    lines = beside.read_text().splitlines() if beside.exists() else []
+    kept = [line for line in lines if line.partition("=")[0].strip() not in variables]
+    _write(beside, "\n".join([*kept, *(f"{k}={v}" for k, v in variables.items()), ""]))
+    _write(path, merged)
+    click.echo(f"Wrote {path} and {beside}; Gemini CLI uses the gateway from its next start.")
+
+
+def _signing_in(settings: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Gemini CLI's settings with a key as the way to sign in: with an address alone it picks a way
+    that it then refuses. Everything else is kept."""
+    inside, told = settings, {**settings}
+    merged = told
+    for name in ("security", "auth"):
+        inside = inside.get(name, {})
+        if not isinstance(inside, dict):
+            raise ConfigError(f"{path}: {name} is no object; mend it first.")
+        merged[name] = {**inside}
+        merged = merged[name]
+    merged["selectedType"] = "gemini-api-key"
+    return told
+
+
 def _write(path: Path, text: str) -> None:
     """Replaces a file that only its owner may read, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,12 +194,20 @@ def _write(path: Path, text: str) -> None:
 
 def _merged(path: Path, variables: dict[str, str]) -> dict[str, Any]:
     """The settings already there with the variables set; everything else is kept."""
+    settings = _object(path)
+    if not isinstance(settings.get("env", {}), dict):
+        raise ConfigError(f"{path} does not hold an object with an object env; mend it first.")
+    return {**settings, "env": {**settings.get("env", {}), **variables}}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The JSON object of a file, an empty one where there is no file."""
     settings: Any = {}
     if path.exists():
         try:
             settings = json.loads(path.read_text())
         except ValueError as error:
             raise ConfigError(f"{path} is not valid JSON ({error}); mend it first.") from None
-    if not isinstance(settings, dict) or not isinstance(settings.get("env", {}), dict):
-        raise ConfigError(f"{path} does not hold an object with an object env; mend it first.")
-    return {**settings, "env": {**settings.get("env", {}), **variables}}
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} does not hold an object; mend it first.")
+    return settings

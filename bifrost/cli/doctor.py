@@ -15,10 +15,12 @@ import click
 from bifrost.cli.store import json_option, opened, print_json
 from bifrost.config.hosts import address
 from bifrost.config.load import default_settings, load, with_default_providers
-from bifrost.config.settings import Settings
-from bifrost.core import network_options
+from bifrost.config.settings import Provider, Settings
+from bifrost.core import asking, network_options
 from bifrost.errors import BifrostError
 from bifrost.metering.catalogue import Catalogue
+from bifrost.providers.proofs import proof
+from bifrost.upstream.errands import Errands
 from bifrost.upstream.pool import Upstreams
 
 Finding = tuple[str, str, str]  # ok | warn | fail, what, detail
@@ -109,7 +111,8 @@ async def _providers(settings: Settings) -> list[Finding]:
     upstreams = Upstreams()
     findings: list[Finding] = []
     for name, provider in settings.providers.items():
-        api, url = address(provider.type, provider.api, provider.network.base_url)
+        base_url = provider.network.base_url
+        api, url = address(provider.type, provider.api, base_url, provider.place)
         if url is None:
             findings.append(
                 ("ok", f"provider {name}", "the built-in mock, started with the gateway")
@@ -128,8 +131,24 @@ async def _providers(settings: Settings) -> list[Finding]:
             findings += _clock(headers.get(b"date"))
         except BifrostError as error:
             findings.append(("fail", f"provider {name}", str(error)))
+        findings += await _credential(name, provider, upstreams)
     await upstreams.close()
     return findings
+
+
+async def _credential(name: str, provider: Provider, upstreams: Upstreams) -> list[Finding]:
+    """Gets what a provider in a cloud is shown, where that is no key."""
+    shown = proof(name, provider, asking(Errands(upstreams, network_options(provider.network))))
+    if shown is None:
+        return []
+    what = f"credential {name}"
+    try:
+        lease = await shown.tokens.fresh()
+    except BifrostError as error:
+        return [("fail", what, str(error))]
+    minutes = (lease.ends - time.time()) / 60
+    lasts = "without an end" if lease.ends == float("inf") else f"for {minutes:.0f} minutes"
+    return [("ok", what, f"granted {lasts}")]
 
 
 def _clock(date: bytes | None) -> list[Finding]:

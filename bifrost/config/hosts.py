@@ -5,15 +5,18 @@ Addresses are those of the vendors' own documentation and SDKs (read 2026-11).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
 
-Api = Literal["messages", "chat", "responses", "gemini"]
+from bifrost.patterns import matches
+
+Api = Literal["messages", "chat", "responses", "gemini", "vertex", "bedrock"]
 Kind = Literal[
-    "anthropic", "anthropic_compatible", "cerebras", "deepseek", "fireworks", "gemini", "groq",
-    "minimax", "mistral", "mock", "moonshot", "ollama", "openai", "openai_compatible", "openrouter",
-    "together", "vllm", "xai", "zai",
+    "anthropic", "anthropic_compatible", "azure", "bedrock", "bedrock_mantle", "cerebras",
+    "deepseek", "fireworks", "gemini", "groq", "minimax", "mistral", "mock", "moonshot", "ollama",
+    "openai", "openai_compatible", "openrouter", "together", "vertex", "vllm", "xai", "zai",
 ]  # fmt: skip
 
 
@@ -23,13 +26,23 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     ``legacy_limit``: its chat API knows ``max_tokens`` only. ``splits_reasoning``: it counts
     reasoning beside ``completion_tokens``, not in them.
+
+    In a cloud: ``cloud`` are the keys of the configuration that it has beside the usual ones,
+    ``needs`` those that must be there; words in braces in an address stand for them. ``below`` is
+    what follows the address, ``prefixes`` what each API's paths begin with. ``families``: by
+    pattern of a model's name, the first that fits, which of the APIs serve it.
     """
 
     apis: dict[Api, str | None]
-    key: Literal["x-api-key", "x-goog-api-key", "bearer"] = "bearer"
+    key: Literal["x-api-key", "x-goog-api-key", "bearer", "api-key"] = "bearer"
     needs_key: bool = True
     legacy_limit: bool = False
     splits_reasoning: bool = False
+    cloud: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    below: str = ""
+    prefixes: dict[Api, str] = {}
+    families: tuple[tuple[str, tuple[Api, ...]], ...] = ()
 
 
 def _both(chat: str, messages: str) -> dict[Api, str | None]:
@@ -78,17 +91,93 @@ TABLE: dict[Kind, Row] = {
 }
 
 
-def address(kind: Kind, api: Api | None, base_url: str | None) -> tuple[Api, str | None]:
+_OPENAI: tuple[Api, ...] = ("chat", "responses")
+# A deployment may have any name; it is Claude's if it says so.
+_CLAUDE_APART: tuple[tuple[str, tuple[Api, ...]], ...] = (
+    ("*claude*", ("messages",)),
+    ("*", _OPENAI),
+)
+_CLOUDS: dict[Kind, Row] = {
+    "azure": Row(
+        apis=dict.fromkeys((*_OPENAI, "messages"), "https://{resource}.services.ai.azure.com"),
+        key="api-key",
+        needs_key=False,
+        cloud=("resource", "keys", "entra"),
+        needs=("resource",),
+        prefixes={"messages": "/anthropic", "chat": "/openai/v1", "responses": "/openai/v1"},
+        families=_CLAUDE_APART,
+    ),
+    "bedrock": Row(
+        apis={"bedrock": "https://bedrock-runtime.{region}.{aws}"},
+        needs_key=False,
+        cloud=("region", "keys", "aws"),
+        needs=("region",),
+        # An inference profile's ARN may stand for any model; it is Claude's or an error.
+        families=(("*claude*", ("bedrock",)), ("arn:aws*", ("bedrock",)), ("*", ())),
+    ),
+    "bedrock_mantle": Row(
+        apis=dict.fromkeys(("messages", *_OPENAI), "https://bedrock-mantle.{region}.api.aws"),
+        needs_key=False,
+        cloud=("region", "keys", "aws"),
+        needs=("region",),
+        prefixes={"messages": "/anthropic", "chat": "/v1", "responses": "/v1"},
+        families=_CLAUDE_APART,
+    ),
+    "vertex": Row(
+        apis=dict.fromkeys(("vertex", "gemini", "chat"), "https://{endpoint}/v1"),
+        needs_key=False,
+        cloud=("project", "region", "credentials_file", "credentials_json"),
+        needs=("project", "region"),
+        below="/projects/{project}/locations/{region}",
+        prefixes={
+            "vertex": "/publishers/anthropic",
+            "gemini": "/publishers/google",
+            "chat": "/endpoints/openapi",
+        },
+        # Of other makers' models, those that are named after their publisher speak OpenAI's Chat.
+        families=(
+            ("*claude*", ("vertex",)),
+            ("gemini*", ("gemini",)),
+            ("*/*", ("chat",)),
+            ("*", ()),
+        ),
+    ),
+}
+TABLE |= _CLOUDS
+
+
+def vertex_endpoint(region: str) -> str:
+    """The host of Vertex AI in a region, of its multi-regions us and eu, or of all (global)."""
+    if region == "global":
+        return "aiplatform.googleapis.com"
+    if region in ("us", "eu"):
+        return f"aiplatform.{region}.rep.googleapis.com"
+    return f"{region}-aiplatform.googleapis.com"
+
+
+def address(
+    kind: Kind, api: Api | None, base_url: str | None, place: Mapping[str, str | None] | None = None
+) -> tuple[Api, str | None]:
     """(the API, its address) of a provider of this type; no address where one must be given.
 
-    Raises ValueError, saying what the type has, when it has no such API.
+    ``place``: its region, project and resource. Raises ValueError, saying what the type has, when
+    it has no such API.
     """
-    apis = TABLE[kind].apis
-    spoken: Api = api if api is not None else next(iter(apis))
-    if spoken not in apis:
-        has = " and ".join(repr(one) for one in apis)
+    row = TABLE[kind]
+    spoken: Api = api if api is not None else next(iter(row.apis))
+    if spoken not in row.apis:
+        has = " and ".join(repr(one) for one in row.apis)
         raise ValueError(f"type {kind!r} has only {has}")
-    return spoken, base_url or apis[spoken]
+    known = {name: value for name, value in (place or {}).items() if value}
+    if "region" in known:
+        known["endpoint"] = vertex_endpoint(known["region"])
+        china = known["region"].startswith("cn-")
+        known["aws"] = "amazonaws.com.cn" if china else "amazonaws.com"
+    try:
+        url = base_url or (row.apis[spoken] or "").format(**known)
+        return spoken, url.rstrip("/") + row.below.format(**known) if url else None
+    except KeyError:  # a place is missing
+        return spoken, None
 
 
 def beside(kind: Kind, api: Api | None) -> frozenset[Api]:
@@ -102,3 +191,16 @@ def beside(kind: Kind, api: Api | None) -> frozenset[Api]:
         return frozenset({api})
     there = apis[usual]
     return frozenset({usual, *(one for one in apis if there is not None and apis[one] == there)})
+
+
+def serving(kind: Kind, api: Api | None, model: str) -> frozenset[Api]:
+    """Those of them that serve a model; none where the provider has it by no API of these.
+
+    Where the configuration chose one, it is that.
+    """
+    apis = beside(kind, api)
+    if api is None:
+        for pattern, those in TABLE[kind].families:
+            if matches(model.lower(), pattern):
+                return apis & frozenset(those)
+    return apis

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from zoneinfo import ZoneInfo, available_timezones
 
+from bifrost.config.clouds import check_cloud
 from bifrost.config.conditions import condition
 from bifrost.config.evidence import check_evidence
 from bifrost.config.findings import Findings, inside, meant
@@ -71,6 +72,8 @@ def _provider(name: str, provider: Provider, findings: Findings) -> None:
         findings.add(keys, f"a provider of type {provider.type!r} needs at least one key")
     if kind:
         _address(place, provider, findings)
+        base_url = provider.network.base_url
+        check_cloud(place, provider.type, provider, bool(provider.keys), base_url, findings)
     if provider.keys and not any(key.weight for key in provider.keys):
         findings.add(keys, "at least one weight must be above 0")
     _names(keys, provider.keys, findings)
@@ -87,12 +90,13 @@ def _provider(name: str, provider: Provider, findings: Findings) -> None:
 def _address(place: str, provider: Provider, findings: Findings) -> None:
     """The API that was chosen is there, and somewhere."""
     try:
-        _, url = address(provider.type, provider.api, provider.network.base_url)
+        _, url = address(provider.type, provider.api, provider.network.base_url, provider.place)
     except ValueError as error:
         findings.add(inside(place, "api"), str(error))
         return
     base_url = inside(inside(place, "network"), "base_url")
-    if url is None and provider.type != "mock" and base_url not in findings.places:
+    own = provider.type == "mock" or TABLE[provider.type].needs
+    if url is None and not own and base_url not in findings.places:
         findings.add(base_url, f"missing; type {provider.type!r} has no address of its own")
 
 

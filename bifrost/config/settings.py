@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from bifrost.config.clouds import Cloud
 from bifrost.config.evidence import AuditLogs, Enterprise
 from bifrost.config.fields import Amount as Amount
 from bifrost.config.fields import FilePath as FilePath
@@ -130,7 +131,7 @@ class Network(Spec, frozen=True, kw_only=True):
         return f"Network(base_url={self.base_url!r}, …)"
 
 
-class Provider(Spec, frozen=True, kw_only=True):
+class Provider(Cloud, frozen=True, kw_only=True):
     """A host that answers requests."""
 
     type: Annotated[

@@ -41,7 +41,7 @@ RESERVED_KEYS: dict[type, tuple[str, ...]] = {
     VirtualKeySpec: _LIMITED,
 }
 RESERVED_VALUES: dict[tuple[type, str], tuple[str, ...]] = {
-    (Provider, "type"): ("azure", "bedrock", "cohere", "vertex"),
+    (Provider, "type"): ("cohere",),
 }
 _REFUSED = "not enforced by this version"
 

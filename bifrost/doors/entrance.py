@@ -8,6 +8,8 @@ from typing import Any
 from bifrost.call import Call
 from bifrost.doors.anthropic import AnthropicDoor
 from bifrost.doors.door import Door, Handler, Receive, Scope, Send
+from bifrost.doors.gemini import PREFIX as GEMINI
+from bifrost.doors.gemini import GeminiDoor
 from bifrost.doors.openai import OpenAIDoor
 from bifrost.pipeline import Pipeline
 from bifrost.proxies import Proxies
@@ -34,7 +36,8 @@ class Entrance:
         )
         self.openai = OpenAIDoor(pipeline, models, proxies, refused, max_body_bytes=max_body_bytes)
         self.openai.help_url = help_url
-        self._doors: tuple[Door, ...] = (self.anthropic, self.openai)
+        self.gemini = GeminiDoor(pipeline, models, proxies, refused, max_body_bytes=max_body_bytes)
+        self._doors: tuple[Door, ...] = (self.anthropic, self.openai, self.gemini)
         self._routes: dict[str, Handler] = {
             **self.openai.routes(),
             **self.anthropic.routes(),
@@ -58,7 +61,7 @@ class Entrance:
         if path.startswith("/openai/"):
             models = path.startswith(f"/openai{_MODELS}/")
             return self.openai.list_models if models else self.openai.unknown
-        return self.anthropic.unknown
+        return self.gemini.handler(path) if path.startswith(GEMINI) else self.anthropic.unknown
 
     async def _models(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The SDKs of both vendors ask here: Anthropic's name the version of their API."""

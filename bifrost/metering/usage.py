@@ -77,6 +77,10 @@ class Usage(Tokens, frozen=True, kw_only=True, gc=False):
             geo=self.geo if self.geo is not None else geo,
         )
 
+    def served_in(self, geo: str) -> Usage:
+        """The same usage, served in this region whatever the response named."""
+        return msgspec.structs.replace(self, geo=geo)
+
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
 

@@ -13,7 +13,7 @@ from bifrost.errors import InvalidRequest
 from bifrost.mock.account import Usage
 from bifrost.mock.exchange import Heads, Reply, Request, serial
 from bifrost.mock.plan import Plan, UsageOverride
-from bifrost.mock.script import Offer, Script, Text, ToolCall, objects, prose, spoken
+from bifrost.mock.script import Offer, Script, Text, ToolCall, objects, prose, said, sample, spoken
 
 _KINDS = {
     400: "invalid_request_error",
@@ -35,6 +35,12 @@ _MODELS = (
 )
 
 
+class OutputConfig(msgspec.Struct, gc=False):
+    """The wish for JSON output."""
+
+    format: dict[str, object] | None = None
+
+
 class MessagesBody(msgspec.Struct, gc=False):
     """The fields of a messages request that an answer depends on."""
 
@@ -43,6 +49,7 @@ class MessagesBody(msgspec.Struct, gc=False):
     stream: bool | None = False
     messages: msgspec.Raw = msgspec.Raw()
     tools: msgspec.Raw = msgspec.Raw()
+    output_config: OutputConfig | None = None
 
 
 _decode = msgspec.json.Decoder(MessagesBody).decode
@@ -155,6 +162,9 @@ def messages(request: Request, plan: Plan, script: Script | None, _: str) -> Rep
     answer: Text | ToolCall | None = None
     if script is not None:
         answer = _scripted(body, script, plan.chunks)
+    if answer is None and body.output_config is not None and body.output_config.format:
+        shape = sample(body.output_config.format.get("schema"))
+        answer = said(_escape(shape).decode(), plan.chunks)
     if answer is None:
         answer = prose(usage.output, plan.chunks, usage.output >= limit)
     model = body.model or ""

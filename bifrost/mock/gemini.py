@@ -12,7 +12,7 @@ from bifrost.errors import InvalidRequest
 from bifrost.mock.account import Usage
 from bifrost.mock.exchange import Heads, Reply, Request, serial
 from bifrost.mock.plan import Plan
-from bifrost.mock.script import Offer, Script, Text, ToolCall, objects, prose, said, spoken
+from bifrost.mock.script import Offer, Script, Text, ToolCall, objects, prose, said, sample, spoken
 
 _KINDS = {
     400: "INVALID_ARGUMENT",
@@ -93,7 +93,7 @@ def _answer(request: Request, plan: Plan, script: Script | None) -> tuple[Text |
         )
     answer = _scripted(body, script, plan.chunks) if script is not None else None
     if answer is None and config.response_mime_type == JSON_OUTPUT:
-        shape = _sample(config.response_json_schema or config.response_schema)
+        shape = sample(config.response_json_schema or config.response_schema)
         answer = said(_escape(shape).decode(), plan.chunks)
     if answer is None:
         limit = config.max_output_tokens
@@ -103,21 +103,6 @@ def _answer(request: Request, plan: Plan, script: Script | None) -> tuple[Text |
 
 
 JSON_OUTPUT = "application/json"
-
-
-def _sample(schema: object) -> object:
-    """The smallest value that fits a JSON Schema or a Gemini Schema well enough for clients."""
-    if not isinstance(schema, dict):
-        return {}
-    if schema.get("enum"):
-        return schema["enum"][0]
-    kind = str(schema.get("type", "object")).lower()
-    if kind == "object":
-        fields = schema.get("properties")
-        known = fields.items() if isinstance(fields, dict) else ()
-        return {name: _sample(field) for name, field in known}
-    simple: dict[str, object] = {"array": [], "boolean": False, "integer": 1, "number": 1}
-    return simple.get(kind, "mock")
 
 
 def _scripted(body: GenerateBody, script: Script, chunks: int) -> Text | ToolCall | None:

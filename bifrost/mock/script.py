@@ -138,3 +138,18 @@ def objects(value: object) -> list[dict[str, object]]:
 def _cut(text: str, chunks: int) -> tuple[str, ...]:
     step = -(-len(text) // chunks) or 1
     return tuple(text[i : i + step] for i in range(0, len(text), step))
+
+
+def sample(schema: object) -> object:
+    """The smallest value that fits a JSON Schema or a Gemini Schema well enough for clients."""
+    if not isinstance(schema, dict):
+        return {}
+    if schema.get("enum"):
+        return schema["enum"][0]
+    kind = str(schema.get("type", "object")).lower()
+    if kind == "object":
+        fields = schema.get("properties")
+        known = fields.items() if isinstance(fields, dict) else ()
+        return {name: sample(field) for name, field in known}
+    simple: dict[str, object] = {"array": [], "boolean": False, "integer": 1, "number": 1}
+    return simple.get(kind, "mock")

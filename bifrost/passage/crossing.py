@@ -12,11 +12,13 @@ from bifrost.translate.translation import SENSELESS
 from bifrost.upstream.pool import Exchange
 
 JSON, EVENTS = b"application/json", b"text/event-stream"
+_STREAMS = (EVENTS, b"application/vnd.amazon.eventstream")
 # What a client may know of the head of an answer in another dialect; the rest speaks of that.
 _KEPT = frozenset({b"retry-after", b"retry-after-ms"})
 # What names the gateway's account at its provider, what that account has left there, and the
 # provider's own number of the request, which is in the log.
-_OURS = (b"openai-organization", b"openai-project", b"x-ratelimit-", b"x-request-id")
+_OURS = (b"openai-organization", b"openai-project", b"x-ratelimit-", b"x-request-id",
+         b"x-goog-request-id")  # fmt: skip
 
 
 class Crossing:
@@ -32,7 +34,7 @@ class Crossing:
         self._metered = b""
         self.boundary = True  # nothing of an event is open at the client
         self.status = exchange.status
-        streams = self.status == 200 and _type(exchange.headers).startswith(EVENTS)
+        streams = self.status == 200 and _type(exchange.headers).startswith(_STREAMS)
         self._flow: Flow | None = way.flow(estimate) if streams else None
         if same:
             self.headers = [one for one in exchange.headers if not one[0].startswith(_OURS)]

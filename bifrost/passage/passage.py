@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 from bifrost.call import Call
 from bifrost.config.hosts import Api
 from bifrost.metering.usage import output_estimate
 from bifrost.passage.crossing import EVENTS, JSON, Crossing
-from bifrost.passage.ways import way
-from bifrost.providers.table import LEAST_OUTPUT, Host, path
+from bifrost.passage.ways import counting, way
+from bifrost.providers.table import LEAST_OUTPUT, Host
+from bifrost.translate.betas import BETAS, accepted
 from bifrost.translate.translation import Traits
-from bifrost.upstream.pool import Origin
+from bifrost.upstream.pool import Exchange, Origin
 
-_HEAD = (
-    b"POST %b%b%b\r\n%bcontent-type: application/json\r\naccept: %b\r\ncontent-length: %d\r\n\r\n"
-)
+_HEAD = b"POST %b%b%b\r\n%bcontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 _ANTHROPIC = b"anthropic-version: 2023-06-01\r\n"
 # Of a client's own header lines: what a host of the same dialect may depend on.
 _PASSED = (b"openai-beta:", b"x-codex-", b"x-openai-", b"x-client-request-id:", b"user-agent:")
+_WRITTEN = (b"content-type:", b"accept:")  # by a passage itself
 
-# Headers in which hosts say their own number of a request: OpenAI, Anthropic, Google.
-_NUMBERS = frozenset({b"x-request-id", b"request-id", b"x-goog-request-id"})
+# Headers in which hosts say their own number of a request: OpenAI, Anthropic, Google, AWS.
+_NUMBERS = frozenset({
+    b"x-request-id", b"request-id", b"x-goog-request-id", b"x-amzn-requestid"
+})  # fmt: skip
 
 
 class Passage:
@@ -36,44 +40,101 @@ class Passage:
         self._host, self._origin, self._model, self._traits = host, origin, model, traits
         self._only = only
 
+    @property
+    def direct(self) -> bool:
+        """Whether calls of Anthropic clients need no passage: the host takes them as they are."""
+        untouched = self._host.proof is None and self._host.kind not in BETAS
+        return untouched and self._spoken("messages") == "messages"
+
+    @property
+    def counts(self) -> bool:
+        """Whether the host counts tokens."""
+        return self._host.counts(self._spoken("messages"))
+
     def least_output(self, client: Api) -> int:
         """The lowest limit of output tokens that can be set there for a client of that API."""
-        spoken = self._host.spoken(client, self._only)
+        spoken = self._spoken(client)
         return 1 if spoken == client else LEAST_OUTPUT.get(spoken, 1)
 
-    async def send(self, call: Call) -> Crossing:
-        """Sends a call's request translated; awaits the head of the answer.
+    async def send(self, call: Call, *, count: bool = False) -> Crossing:
+        """Sends a call's request translated; awaits the head of the answer. ``count``: an Anthropic
+        client wants its tokens counted, which the host must be able to.
 
         Raises InvalidRequest for what cannot be translated, UpstreamError like any sending.
         """
         client: Api = "messages" if call.dialect is None else call.dialect.api
-        spoken = self._host.spoken(client, self._only)
-        limit = call.output_limit or None
-        found = way(client, spoken, call.body, self._model, limit, self._traits)
+        spoken = self._spoken(client)
+        if count:
+            found = counting(spoken, call.body, self._model)
+        else:
+            limit = call.output_limit or None
+            betas = call.head.anthropic_beta
+            found = way(client, spoken, call.body, self._model, limit, self._traits, betas)
         call.key_index = self._host.pick()
-        signed = self._host.signed(self._origin.host_header)[call.key_index]
-        body = found.body
-        head = _HEAD % (
-            self._origin.path_prefix + path(spoken, self._model, stream=call.scan.stream),
-            signed, call.request_id.encode(),
-            self._lines(call, client, spoken), EVENTS if call.scan.stream else JSON, len(body),
-        )  # fmt: skip
-        call.sent_upstream = True
-        call.sent = time.monotonic_ns()
-        exchange = await self._origin.send([head, body])
+        path = self._host.path(spoken, self._model, stream=call.scan.stream, count=count)
+        streams = call.scan.stream and spoken != "bedrock"  # which says so by its path alone
+        lines = b"accept: %b\r\n" % (EVENTS if streams else JSON)
+        lines += self._lines(call, client, spoken)
+        exchange = await self._exchange(call, self._origin.path_prefix + path, lines, found.body)
         named = [value for name, value in exchange.headers if name in _NUMBERS]
         if named:
             call.upstream_request = named[0].decode("latin-1")
         return Crossing(exchange, found, output_estimate(len(call.body)), same=client == spoken)
 
-    @staticmethod
-    def _lines(call: Call, client: Api, spoken: Api) -> bytes:
+    def _spoken(self, client: Api) -> Api:
+        return self._host.spoken(client, self._model, self._only)
+
+    async def _exchange(self, call: Call, target: bytes, lines: bytes, body: bytes) -> Exchange:
+        """Sends it, with a proof of who asks where the host wants one; once more with another proof
+        if the host says that this one holds no more."""
+        proof, host = self._host.proof, self._origin.host_header
+        if proof is None:
+            return await self._send(call, target, lines, body)
+        shown = await proof.tokens.get()
+        proven = lines + proof.lines(shown, host, target, body)
+        exchange = await self._send(call, target, proven, body)
+        if exchange.status in proof.refusals:
+            other = await proof.tokens.instead(shown)
+            if other is not None:
+                exchange.cancel()
+                proven = lines + proof.lines(other, host, target, body)
+                exchange = await self._send(call, target, proven, body)
+        return exchange
+
+    def _send(
+        self, call: Call, target: bytes, lines: bytes, body: bytes
+    ) -> Coroutine[Any, Any, Exchange]:
+        signed = self._host.signed(self._origin.host_header)[call.key_index]
+        head = _HEAD % (target, signed, call.request_id.encode(), lines, len(body))
+        call.sent_upstream = True
+        call.sent = time.monotonic_ns()
+        return self._origin.send([head, body])
+
+    def _lines(self, call: Call, client: Api, spoken: Api) -> bytes:
+        """What the host gets of the client's own header lines, or in their place."""
+        if client == "messages" and spoken in ("messages", "vertex"):
+            return self._anthropic(call, spoken)
         if client == spoken:
             lines: list[bytes] = call.head.forward.split(b"\r\n")
             return b"".join(line + b"\r\n" for line in lines if line.startswith(_PASSED))
         return _ANTHROPIC if spoken == "messages" else b""
 
+    def _anthropic(self, call: Call, spoken: Api) -> bytes:
+        """Of an Anthropic client on a host that speaks as it does: all, but for unknown betas;
+        Vertex AI has the version in the body and knows no other header."""
+        left_out: tuple[bytes, ...] = _WRITTEN
+        betas = b""
+        if self._host.kind in BETAS:
+            left_out += (b"anthropic-beta:",)
+            known = accepted(self._host.kind, call.head.anthropic_beta)
+            betas = b"anthropic-beta: %b\r\n" % known if known else b""
+        if spoken == "vertex":
+            return betas
+        lines: list[bytes] = call.head.forward.split(b"\r\n")
+        kept = (line for line in lines if line and not line.startswith(left_out))
+        return b"".join(line + b"\r\n" for line in kept) + betas
+
     @staticmethod
-    def count(call: Call) -> bytes:
-        """An answer to a token count, which this host cannot give: estimated by the size."""
+    def estimate(call: Call) -> bytes:
+        """An answer to a token count that the host cannot give: estimated by the size."""
         return b'{"input_tokens":%d}' % output_estimate(len(call.body))

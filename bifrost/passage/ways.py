@@ -12,11 +12,16 @@ from typing import NamedTuple, Protocol
 from msgspec.structs import replace
 
 from bifrost.config.hosts import Api
+from bifrost.translate.anthropic_anthropic import AnthropicAnthropic
+from bifrost.translate.anthropic_bedrock import AnthropicBedrock
 from bifrost.translate.anthropic_chat import AnthropicChat
 from bifrost.translate.anthropic_gemini import AnthropicGemini
 from bifrost.translate.anthropic_responses import AnthropicResponses
+from bifrost.translate.anthropic_vertex import AnthropicVertex
 from bifrost.translate.chat_anthropic import ChatAnthropic
 from bifrost.translate.chat_chat import ChatChat
+from bifrost.translate.gemini_anthropic import GeminiAnthropic
+from bifrost.translate.gemini_gemini import GeminiGemini
 from bifrost.translate.responses_anthropic import ResponsesAnthropic
 from bifrost.translate.responses_responses import ResponsesResponses
 from bifrost.translate.translation import Relay, Stream, Traits, Translation
@@ -25,12 +30,23 @@ Translator = Callable[..., Translation]
 
 # Anthropic clients on hosts of these; clients of these on Anthropic hosts; and on their own kind.
 TO_HOSTS: dict[Api, Translator] = {
+    "bedrock": AnthropicBedrock,
     "chat": AnthropicChat,
     "gemini": AnthropicGemini,
     "responses": AnthropicResponses,
+    "vertex": AnthropicVertex,
 }
-FROM_CLIENTS: dict[Api, Translator] = {"chat": ChatAnthropic, "responses": ResponsesAnthropic}
-RELAYS: dict[Api, Callable[..., Relay]] = {"chat": ChatChat, "responses": ResponsesResponses}
+FROM_CLIENTS: dict[Api, Translator] = {
+    "chat": ChatAnthropic,
+    "gemini": GeminiAnthropic,
+    "responses": ResponsesAnthropic,
+}
+RELAYS: dict[Api, Callable[..., Relay]] = {
+    "chat": ChatChat,
+    "gemini": GeminiGemini,
+    "messages": AnthropicAnthropic,
+    "responses": ResponsesResponses,
+}
 
 
 class Piece(NamedTuple):
@@ -64,8 +80,19 @@ class Way(Protocol):
         """A reader of the streamed answer; ``input_estimate`` in tokens."""
 
 
-def way(client: Api, host: Api, body: bytes, model: str, limit: int | None, traits: Traits) -> Way:
-    """The way of one request. Raises InvalidRequest for what the host cannot be told."""
+def way(
+    client: Api,
+    host: Api,
+    body: bytes,
+    model: str,
+    limit: int | None,
+    traits: Traits,
+    betas: bytes | None = None,
+) -> Way:
+    """The way of one request, ``betas`` being those that an Anthropic client's header names.
+
+    Raises InvalidRequest for what the host cannot be told.
+    """
     if client == host:
         return _Relayed(RELAYS[host](body, model, max_tokens=limit, traits=traits))
     if host == "messages":
@@ -75,7 +102,19 @@ def way(client: Api, host: Api, body: bytes, model: str, limit: int | None, trai
         claude = replace(traits, adaptive=True, extra_high=True, forced_tools=True, prefill=True)
         inner = FROM_CLIENTS[client](body, model, max_tokens=limit, traits=claude)
         body = inner.body
-    return _Translated(TO_HOSTS[host](body, model, max_tokens=limit, traits=traits), inner)
+    more = {"betas": _named(betas)} if host == "bedrock" else {}  # it has them in the body
+    return _Translated(TO_HOSTS[host](body, model, max_tokens=limit, traits=traits, **more), inner)
+
+
+def _named(betas: bytes | None) -> list[str]:
+    return [name.strip() for name in (betas or b"").decode("latin-1").split(",")]
+
+
+def counting(host: Api, body: bytes, model: str) -> Way:
+    """The way of an Anthropic client's token count, at a host that counts."""
+    if host == "vertex":
+        return _Translated(AnthropicVertex(body, model, max_tokens=None, count=True))
+    return _Relayed(AnthropicAnthropic(body, model, max_tokens=None))
 
 
 class _Relayed:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from urllib.parse import quote
 
 import msgspec
 
-from bifrost.config.hosts import TABLE, Api, Kind, Row, address, beside
+from bifrost.config.hosts import TABLE, Api, Kind, Row, address, serving
 from bifrost.errors import ConfigError
+from bifrost.providers.proofs import Proof
 
 _HEAD = b" HTTP/1.1\r\nhost: %b\r\n%baccept-encoding: identity\r\nx-request-id: "
 
@@ -17,6 +19,15 @@ _PATHS: dict[Api, bytes] = {
     "messages": b"/v1/messages",
     "chat": b"/chat/completions",
     "responses": b"/responses",
+}
+_MODELS: dict[Api, tuple[str, str]] = {  # whole, streamed: where the path says the model
+    "bedrock": ("/model/%s/invoke", "/model/%s/invoke-with-response-stream"),
+    "gemini": ("/models/%s:generateContent", "/models/%s:streamGenerateContent?alt=sse"),
+    "vertex": ("/models/%s:rawPredict", "/models/%s:streamRawPredict"),
+}
+_COUNTS: dict[Api, bytes] = {
+    "messages": b"/v1/messages/count_tokens",
+    "vertex": b"/models/count-tokens:rawPredict",
 }
 LEAST_OUTPUT: dict[Api, int] = {"responses": 16}  # tokens; a lower limit is refused there
 
@@ -42,10 +53,17 @@ class Host:
         base_url: str | None,
         credentials: list[Credential],
         api: Api | None = None,
+        place: Mapping[str, str | None] | None = None,
+        proof: Proof | None = None,
     ) -> None:
-        """Raises ConfigError where the type needs an address and none is given."""
-        self.api, url = address(kind, api, base_url)
-        self._apis = beside(kind, api)
+        """``place``: its region, project and resource; ``proof``: what it is shown instead of keys.
+
+        Raises ConfigError where the type needs an address and none is given.
+        """
+        self.api, url = address(kind, api, base_url, place)
+        self._chosen = api
+        self.proof = proof
+        self.geo = geo(kind, place)
         if url is None:
             raise ConfigError(f"providers.{name}.network.base_url: needed for type {kind!r}")
         self.base_url = url
@@ -61,21 +79,43 @@ class Host:
         self._each: list[tuple[Host, float]] = [(self, 1.0)]
         if len(credentials) > 1:
             self._each = [
-                (Host(name, kind, base_url, [one], api), one.weight)
+                (Host(name, kind, base_url, [one], api, place, proof), one.weight)
                 for one in credentials
                 if one.weight
             ]
 
-    def spoken(self, client: Api, only: Api | None = None) -> Api:
-        """The API to use for clients of one: their own, or else the usual one; ``only``: the one
-        that the model is served by, if the host has it."""
-        if only is not None and only in self._apis:
+    def spoken(self, client: Api, model: str, only: Api | None = None) -> Api:
+        """The API to use for a model and clients of one: their own, or else the usual one;
+        ``only``: the one that the model is served by, if the host has it."""
+        apis = self.serving(model)
+        if only is not None and only in apis:
             return only
-        return client if client in self._apis else self.api
+        if client in apis or not apis:
+            return client
+        return next(one for one in self.row.apis if one in apis)
 
-    def serves(self, mode: str) -> bool:
+    def serving(self, model: str) -> frozenset[Api]:
+        """The APIs that serve a model here; none where it cannot be had."""
+        return serving(self.kind, self._chosen, model)
+
+    def path(self, api: Api, model: str, *, stream: bool = False, count: bool = False) -> bytes:
+        """Where an API takes requests, or counts their tokens, below its address."""
+        if count:
+            return self.prefix(api) + _COUNTS[api]
+        return self.prefix(api) + path(api, model, stream=stream)
+
+    def prefix(self, api: Api) -> bytes:
+        """What an API's paths begin with."""
+        return self.row.prefixes.get(api, "").encode()
+
+    def counts(self, api: Api) -> bool:
+        """Whether an API counts tokens in Anthropic's dialect."""
+        return api in _COUNTS
+
+    def serves(self, model: str, mode: str) -> bool:
         """Whether a model with that mode of the catalogue can be had here."""
-        return mode == "chat" or (mode == "responses" and mode in self._apis)
+        apis = self.serving(model)
+        return bool(apis) and (mode == "chat" or (mode == "responses" and mode in apis))
 
     def each(self) -> list[tuple[Host, float]]:
         """The host once per provider key that has a share of the traffic, with that share."""
@@ -103,15 +143,23 @@ class Host:
 
 
 def _signed(row: Row, secret: str) -> bytes:
-    """Anthropic accepts x-api-key for API keys; OAuth tokens (sk-ant-oat...) only as Bearer."""
+    """Anthropic accepts x-api-key for API keys; OAuth tokens (sk-ant-oat...) only as Bearer. Azure
+    has its Claude models ask for x-api-key and all others for api-key: each ignores the other."""
+    value = secret.encode("latin-1")
     if row.key == "bearer" or secret.startswith("sk-ant-oat"):
-        return b"authorization: Bearer %b\r\n" % secret.encode("latin-1")
-    return b"%b: %b\r\n" % (row.key.encode(), secret.encode("latin-1"))
+        return b"authorization: Bearer %b\r\n" % value
+    if row.key == "api-key":
+        return b"x-api-key: %b\r\napi-key: %b\r\n" % (value, value)
+    return b"%b: %b\r\n" % (row.key.encode(), value)
 
 
 def path(api: Api, model: str, *, stream: bool) -> bytes:
-    """Where an API takes requests, below its address. Gemini's says the model and how to answer."""
-    if api != "gemini":
-        return _PATHS[api]
-    verb = "streamGenerateContent?alt=sse" if stream else "generateContent"
-    return f"/models/{quote(model, safe=':')}:{verb}".encode()
+    """Where an API takes requests. Google's and Bedrock's paths say the model and how to answer."""
+    forms = _MODELS.get(api)
+    return _PATHS[api] if forms is None else (forms[stream] % quote(model, safe=":@")).encode()
+
+
+def geo(kind: Kind, place: Mapping[str, str | None] | None) -> str | None:
+    """Where a host serves, as far as prices depend on it: Vertex AI anywhere but globally."""
+    region = (place or {}).get("region")
+    return "regional" if kind == "vertex" and region not in (None, "global") else None

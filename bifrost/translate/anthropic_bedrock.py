@@ -120,14 +120,14 @@ def _request(
     own = _decode(wanted["max_tokens"]) if "max_tokens" in wanted else None
     if limits and (own is None or own > min(limits)):
         wanted["max_tokens"] = _encode(min(limits))
-    marks = _Marks(("scope", "ttl") if _BEFORE_TTL.search(model) else ("scope",))
+    marks = Marks(("scope", "ttl") if _BEFORE_TTL.search(model) else ("scope",))
     edits: list[tuple[str, Edit]] = [
         *((field, marks.blocks) for field in ("system", "tools", "messages")),
-        ("system", _without_billing),
+        ("system", without_billing),
         ("context_management", _compaction),
     ]
     if _TURN_CONFIG not in betas:
-        edits.append(("messages", _without_turn_config))
+        edits.append(("messages", without_turn_config))
     for field, edit in edits:
         if field in wanted:
             value = edit(wanted[field])
@@ -141,7 +141,7 @@ def _request(
     return object_of(wanted)
 
 
-class _Marks:
+class Marks:
     """Takes keys out of every ``cache_control`` of blocks, tools and turns."""
 
     def __init__(self, keys: Sequence[str]) -> None:
@@ -163,7 +163,8 @@ class _Marks:
         return edited(given, self._keys) if kind_of(given) == "{" else given
 
 
-def _without_billing(given: Raw) -> Raw | None:
+def without_billing(given: Raw) -> Raw | None:
+    """An edit of a system prompt: the line that Claude Code bills by goes."""
     if kind_of(given) != "[" or _BILLING.encode() not in bytes(given):
         return given
     told = each(
@@ -172,7 +173,8 @@ def _without_billing(given: Raw) -> Raw | None:
     return None if bytes(told) == b"[]" else told
 
 
-def _without_turn_config(given: Raw) -> Raw:
+def without_turn_config(given: Raw) -> Raw:
+    """An edit of turns: their own ``output_config`` goes."""
     return each(given, _configless) if b'"output_config"' in bytes(given) else given
 
 

@@ -147,6 +147,11 @@ def _blocks(candidate: Json, names: Names) -> list[Json]:
     return blocks
 
 
+def masked(body: bytes) -> bytes:
+    """An error as its host told it, without the names of the gateway's account there."""
+    return _ACCOUNT.sub("(hidden)", body.decode("utf-8", "replace")).encode()
+
+
 def failure(status: int, told: object) -> tuple[int, Json]:
     """(status, error) in Anthropic's words; a prompt that is too long makes an agent compact."""
     told = told[0] if isinstance(told, list) and told else told

@@ -23,6 +23,7 @@ import pytest
 CLAUDE_VERSION = "2.1.330"
 CLAUDE_PACKAGE = "@anthropic-ai/claude-code-linux"
 CODEX_VERSION = "0.169.0"
+GEMINI_VERSION = "0.61.0"
 CONSTRAINTS = Path(__file__).parents[2] / ".ci" / "constraints.txt"
 PATIENCE_S = 500
 UNREACHABLE = re.compile(
@@ -147,3 +148,14 @@ def codex() -> Path:
     modules = _from_npm("CODEX CLI", name, f"@openai/codex@{CODEX_VERSION}")
     [program] = modules.glob(f"@openai/codex-linux-{kind}/vendor/*/bin/codex")
     return program
+
+
+def gemini_cli() -> list[str]:
+    """The command of Gemini CLI, in the version these tests were made with."""
+    node = shutil.which("node")
+    if node is None:
+        skip("GEMINI CLI", "there is no node here")
+    package = "@google/gemini-cli"
+    name = f"gemini-cli-{GEMINI_VERSION}"
+    modules = _from_npm("GEMINI CLI", name, f"{package}@{GEMINI_VERSION}")
+    return [str(node), str(modules / package / "bundle" / "gemini.js")]

@@ -1,0 +1,299 @@
+"""Claude's hosts in the clouds, on the loopback: they refuse what the real ones refuse.
+
+Each grants tokens at the same address where the real service's issuer does, and knows which hold.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import time
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import unquote
+
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials as Theirs
+
+from bifrost.sigv4 import Credentials
+from bifrost.translate.event_stream import encode
+from tests.issuer import Answer, Asked
+
+MODEL = re.compile(
+    r"/v1/projects/my-proj/locations/us-east5/publishers/(anthropic|google)/models/"
+    r"([a-z0-9.@-]+):(\w+)"
+)
+INPUT, OUTPUT = 1_234, 321
+USAGE = {"input_tokens": INPUT, "output_tokens": OUTPUT}
+# Fields that Vertex takes of Anthropic's dialect, and what it calls Anthropic's betas.
+FIELDS = {
+    "anthropic_version", "max_tokens", "messages", "system", "stop_sequences", "stream", "tools",
+    "tool_choice", "thinking", "metadata", "output_config", "context_management", "temperature",
+}  # fmt: skip
+BETAS = {
+    "claude-code-20250219", "interleaved-thinking-2025-05-14", "context-management-2025-06-27",
+    "per-turn-control-2026-07-01", "thinking-token-count-2026-05-13", "effort-2025-11-24",
+    "tool-search-tool-2025-10-19", "web-search-2025-03-05",
+}  # fmt: skip
+
+
+def message(model: str, text: str = "Hello there") -> dict[str, Any]:
+    return {
+        "id": "msg_1", "type": "message", "role": "assistant", "model": model,
+        "content": [{"type": "text", "text": text}], "stop_reason": "end_turn",
+        "stop_sequence": None, "usage": USAGE,
+    }  # fmt: skip
+
+
+def stream(model: str) -> bytes:
+    """The same as events."""
+    begun = message(model) | {
+        "content": [],
+        "stop_reason": None,
+        "usage": USAGE | {"output_tokens": 1},
+    }
+    events: list[dict[str, Any]] = [
+        {"type": "message_start", "message": begun},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0,
+         "delta": {"type": "text_delta", "text": "Hello there"}},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": None},
+         "usage": {"output_tokens": OUTPUT}},
+        {"type": "message_stop"},
+    ]  # fmt: skip
+    lines = [f"event: {one['type']}\ndata: {json.dumps(one)}\n\n" for one in events]
+    return "".join(lines).encode()
+
+
+def answered(body: dict[str, Any], model: str) -> Answer:
+    if body.get("stream"):
+        return 200, stream(model), "text/event-stream"
+    return 200, message(model)
+
+
+def refusal(text: str, kind: str = "invalid_request_error", status: int = 400) -> Answer:
+    return status, {"type": "error", "error": {"type": kind, "message": text}}
+
+
+class Tokens:
+    """Which access tokens hold."""
+
+    def __init__(self) -> None:
+        self.granted = 0
+        self.holding: set[str] = set()
+        self.ill = False
+
+    def grant(self) -> Answer:
+        if self.ill:
+            return 400, {"error": "invalid_grant", "error_description": "Account not found"}
+        self.granted += 1
+        token = f"ya29.token-{self.granted}"
+        self.holding.add(token)
+        return 200, {"access_token": token, "expires_in": 3599, "token_type": "Bearer"}
+
+    def known(self, asked: Asked) -> bool:
+        kind, _, token = asked.headers.get("authorization", "").partition(" ")
+        return kind == "Bearer" and token in self.holding
+
+
+class Vertex(Tokens):
+    """Vertex AI and Google's token endpoint."""
+
+    def __call__(self, asked: Asked) -> Answer:
+        if asked.path == "/token":
+            return self.grant()
+        if not self.known(asked):
+            text = "Request had invalid authentication credentials. Expected OAuth 2 access token"
+            return 401, {"error": {"code": 401, "message": text, "status": "UNAUTHENTICATED"}}
+        found = MODEL.fullmatch(asked.path)
+        if asked.path.endswith("/locations/us-east5/endpoints/openapi/chat/completions"):
+            return Foundry.chat(json.loads(asked.body))
+        if found is None:
+            return 404, b"<!DOCTYPE html><title>Error 404 (Not Found)!!1</title>"
+        publisher, model, verb = found.groups()
+        body = json.loads(asked.body)
+        if publisher == "google":
+            return self.gemini(body, model, verb)
+        if model == "claude-denied":
+            text = "Permission 'aiplatform.endpoints.predict' denied on resource '//aiplatform."
+            text += "googleapis.com/projects/my-proj/locations/us-east5/publishers/x' (or gone)."
+            return 403, [{"error": {"code": 403, "message": text, "status": "PERMISSION_DENIED"}}]
+        if (wrong := self.wrong(asked, body, model)) is not None:
+            return refusal(wrong)
+        if model == "count-tokens":
+            return 200, {"input_tokens": 77}
+        if (verb == "streamRawPredict") != bool(body.get("stream")):
+            return refusal("stream does not fit the method")
+        return answered(body, model)
+
+    @staticmethod
+    def wrong(asked: Asked, body: dict[str, Any], model: str) -> str | None:
+        if body.get("anthropic_version") != "vertex-2023-10-16":
+            return "anthropic_version: Input should be 'vertex-2023-10-16'"
+        counts = model == "count-tokens"
+        if counts and "claude" not in body.get("model", ""):
+            return "model: Field required"
+        for field in body.keys() - FIELDS - ({"model"} if counts else set()):
+            return f"{field}: Extra inputs are not permitted"
+        if "max_tokens" not in body and not counts:
+            return "max_tokens: Field required"
+        betas = asked.headers.get("anthropic-beta")
+        for beta in betas.split(",") if betas is not None else ():
+            if beta not in BETAS:
+                return f"Unexpected value(s) `{beta}` for the `anthropic-beta` header."
+        if '"scope"' in asked.body.decode():
+            return "cache_control.scope: Extra inputs are not permitted"
+        return None
+
+    @staticmethod
+    def gemini(body: dict[str, Any], model: str, verb: str) -> Answer:
+        assert verb in ("generateContent", "streamGenerateContent") and body["contents"]
+        told = {
+            "candidates": [{"content": {"role": "model", "parts": [{"text": "Hi from Gemini"}]},
+                            "finishReason": "STOP"}],
+            "usageMetadata": {"promptTokenCount": INPUT, "candidatesTokenCount": OUTPUT,
+                              "totalTokenCount": INPUT + OUTPUT},
+            "modelVersion": model,
+        }  # fmt: skip
+        if verb == "generateContent":
+            return 200, told
+        return 200, b"data: " + json.dumps(told).encode() + b"\r\n\r\n", "text/event-stream"
+
+
+class Foundry(Tokens):
+    """A resource of Azure with Claude and OpenAI's models, and Entra ID."""
+
+    KEY = "azure-key"
+
+    def __call__(self, asked: Asked) -> Answer:
+        if asked.path == "/tenant/oauth2/v2.0/token":
+            assert asked.form["client_secret"] == "s3cret"
+            return self.grant()
+        claude = asked.path.startswith("/anthropic/v1/messages")
+        shown = asked.headers.get("x-api-key" if claude else "api-key")
+        if shown != self.KEY and not self.known(asked):
+            text = "Access denied due to invalid subscription key or wrong API endpoint."
+            return 401, {"error": {"code": "401", "message": text}}
+        body = json.loads(asked.body)
+        if asked.path == "/openai/v1/chat/completions":
+            return self.chat(body)
+        if asked.headers.get("anthropic-version") not in ("2023-06-01", "2026-10-21"):
+            return refusal("anthropic-version: header is required")
+        if asked.path == "/anthropic/v1/messages/count_tokens":
+            return 200, {"input_tokens": 78}
+        if asked.path != "/anthropic/v1/messages":
+            return 404, {"error": {"code": "404", "message": "Resource not found"}}
+        return answered(body, body["model"])
+
+    @staticmethod
+    def chat(body: dict[str, Any]) -> Answer:
+        told = {
+            "id": "chatcmpl-1", "object": "chat.completion", "model": body["model"],
+            "choices": [{"index": 0, "finish_reason": "stop",
+                         "message": {"role": "assistant", "content": "Hi from GPT"}}],
+            "usage": {"prompt_tokens": INPUT, "completion_tokens": OUTPUT,
+                      "total_tokens": INPUT + OUTPUT},
+        }  # fmt: skip
+        return 200, told
+
+
+class Aws:
+    """Takes signed requests, or a key of Bedrock's own."""
+
+    KEY = "bedrock-api-key-1"
+    SERVICE = ""
+
+    def __init__(self) -> None:
+        self.credentials = Credentials("AKMANTLE", "secret/of+mantle", "session+token==")
+
+    def __call__(self, asked: Asked) -> Answer:
+        given = asked.headers.get("authorization", "")
+        if given != f"Bearer {self.KEY}" and not self._signed(asked, given):
+            return 403, {"message": "The security token included in the request is invalid."}
+        return self.serve(asked, json.loads(asked.body))
+
+    def serve(self, asked: Asked, body: dict[str, Any]) -> Answer:
+        raise NotImplementedError
+
+    def _signed(self, asked: Asked, given: str) -> bool:
+        """Whether botocore would have signed it so, not long ago."""
+        names = given.partition("SignedHeaders=")[2].partition(",")[0].split(";")
+        if names != ["host", "x-amz-date", "x-amz-security-token"]:
+            return False
+        stamp = asked.headers["x-amz-date"]
+        now = datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        request = AWSRequest(
+            "POST", f"http://{asked.headers['host']}{asked.target}",
+            {name: asked.headers[name] for name in names[1:]}, asked.body,
+        )  # fmt: skip
+        request.context["timestamp"] = stamp
+        auth = SigV4Auth(Theirs(*self.credentials), self.SERVICE, "us-east-1")
+        text = auth.string_to_sign(request, auth.canonical_request(request))
+        right = auth.signature(text, request)
+        fresh = abs(now.timestamp() - time.time()) < 300
+        token = asked.headers["x-amz-security-token"] == self.credentials.token
+        scope = f"Credential={auth.scope(request)}"
+        return fresh and token and scope in given and given.endswith(f"Signature={right}")
+
+
+class Mantle(Aws):
+    """Bedrock's endpoint with the makers' own APIs."""
+
+    SERVICE = "bedrock-mantle"
+
+    def serve(self, asked: Asked, body: dict[str, Any]) -> Answer:
+        if asked.path == "/v1/chat/completions":
+            return Foundry.chat(body)
+        if asked.path != "/anthropic/v1/messages":
+            return 404, {"message": "Not Found"}
+        betas = asked.headers.get("anthropic-beta")
+        for beta in betas.split(",") if betas is not None else ():
+            if beta not in BETAS:
+                return refusal("invalid beta flag")
+        if not body["model"].startswith("anthropic.claude-"):
+            return refusal("model: not found", "not_found_error", 404)
+        return answered(body, body["model"])
+
+
+class Bedrock(Aws):
+    """Bedrock's InvokeModel."""
+
+    SERVICE = "bedrock"
+    BETAS = {
+        "interleaved-thinking-2025-05-14", "context-management-2025-06-27",
+        "mid-conversation-tool-changes-2026-07-01", "thinking-token-count-2026-05-13",
+        "tool-search-tool-2025-10-19", "effort-2025-11-24",
+    }  # fmt: skip
+
+    def serve(self, asked: Asked, body: dict[str, Any]) -> Answer:
+        found = re.fullmatch(r"/model/([\w.:%-]+)/invoke(-with-response-stream)?", asked.path)
+        if found is None or "text/event-stream" in asked.headers["accept"]:
+            return 404, {"message": "Not Found"}
+        model, streams = unquote(found[1]), bool(found[2])
+        if "claude" not in model and not model.startswith("arn:aws:bedrock:"):
+            return 400, {"message": "The provided model identifier is invalid."}
+        if body.get("anthropic_version") != "bedrock-2023-05-31":
+            return 400, {"message": "anthropic_version: Field required"}
+        for field in body.keys() - (FIELDS - {"stream"}) - {"anthropic_beta"}:
+            return 400, {"message": f"{field}: Extra inputs are not permitted"}
+        if not set(body.get("anthropic_beta", ())) <= self.BETAS:
+            return 400, {"message": "invalid beta flag"}
+        if not streams:
+            return 200, message(model)
+        frames = [chunk(line[6:]) for line in stream(model).split(b"\n") if line[:5] == b"data:"]
+        return 200, b"".join(frames), "application/vnd.amazon.eventstream"
+
+
+def chunk(event: bytes) -> bytes:
+    """An event in Bedrock's frame; botocore's own tests of such frames are in test_event_stream."""
+    told = json.loads(event)
+    if told["type"] == "message_stop":
+        told["amazon-bedrock-invocationMetrics"] = {"inputTokenCount": INPUT}
+    inner = base64.b64encode(json.dumps(told).encode()).decode()
+    headers: dict[str, Any] = {
+        ":event-type": "chunk", ":content-type": "application/json", ":message-type": "event"
+    }  # fmt: skip
+    return encode(headers, json.dumps({"bytes": inner, "p": "abc"}).encode())
