@@ -5,13 +5,33 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
-from bifrost._fast.call import Call, new_request_id, own_prefix
+from bifrost._fast import call as fast
+from bifrost._fast.call import new_request_id, own_prefix
 
 __all__ = ["Call", "Dialect", "new_request_id"]
+
+
+class Call(fast.Call):
+    """A call that the rooms serve, with the ``route`` it takes where there is a choice.
+
+    The compiled listener's own calls have none: they have one target.
+    """
+
+    __slots__ = ("route",)
+
+    def __init__(self, request_id: str, receive: Any) -> None:
+        self.route: Any = None
+
+    def again(self) -> None:
+        """Forgets an attempt that is settled, before the next one."""
+        self.exchange = self.encoding = self.upstream_request = None
+        self.status = self.key_index = self.output_limit = 0
+        self.sent = self.first_byte = self.last_byte = 0
+        self.sent_upstream = self.broke = False
 
 
 class Dialect(msgspec.Struct, frozen=True):

@@ -18,9 +18,10 @@ from bifrost._fast.gate import Gate, GateError
 from bifrost.alerts.thresholds import Thresholds
 from bifrost.audit import depots, policy
 from bifrost.audit.log import FOLDER as AUDIT
+from bifrost.config.conditions import condition
 from bifrost.config.hosts import serving
 from bifrost.config.load import Stamp, digest, stamp
-from bifrost.config.settings import Network, Provider, Settings
+from bifrost.config.settings import Network, Provider, Settings, Target
 from bifrost.errors import BifrostError, ConfigError, StoreError
 from bifrost.exports.exporter import enlist, serve_exports, teller
 from bifrost.exports.progress import unsent
@@ -39,7 +40,9 @@ from bifrost.providers.asking import Ask, Errand, Reply
 from bifrost.providers.proofs import Proof, proof
 from bifrost.providers.table import Credential, Host
 from bifrost.recorder import Recorder
-from bifrost.routing.targets import Alias, Router
+from bifrost.routing.health import Health
+from bifrost.routing.rules import Rule, Rules
+from bifrost.routing.targets import Aim, Alias, Router
 from bifrost.steward import serve_steward
 from bifrost.tally import Tally
 from bifrost.upstream.errands import Errands
@@ -107,6 +110,7 @@ class Core:
             gate=gate.gating, admit=gate.admitting, settle=gate.settling, governance=gate.governing
         )
         self.upstreams = Upstreams()
+        self.health = Health()
         self._proofs: dict[str, tuple[Provider, Proof | None]] = {}
         self.identifier = Identifier(self.directory)
         self.treasury = Treasury(self.gate)
@@ -162,7 +166,8 @@ class Core:
         self.generation += 1
         self.governor.lanes = Lanes(
             self._router(self.settings, catalogue), lanes.hosts, catalogue, self.generation,
-            self.densities, self.meters, self.witness.attends,
+            self.densities, self.meters, self.witness.attends, health=self.health,
+            max_attempts=lanes.max_attempts, rules=lanes.rules,
         )  # fmt: skip
         log.info("prices changed", extra={"digest": catalogue.digest[:16]})
         return True
@@ -196,17 +201,17 @@ class Core:
         depots.remember(settings.evidence, self.data_dir / AUDIT)
         self.treasury.help_url = settings.help_url
         self.generation += 1
+        routing = settings.routing
+        self.health.settle(routing.cool_down_s, routing.max_cool_down_s)
         return Lanes(
             router, hosts, catalogue, self.generation, self.densities, self.meters,
-            self.witness.attends,
+            self.witness.attends, health=self.health, max_attempts=routing.max_attempts,
+            rules=_rules(settings),
         )  # fmt: skip
 
     @staticmethod
     def _router(settings: Settings, catalogue: Catalogue) -> Router:
-        aliases = [
-            Alias(pattern, tuple((t.provider, t.model, t.weight) for t in targets))
-            for pattern, targets in settings.models.items()
-        ]
+        aliases = [Alias(pattern, _goals(targets)) for pattern, targets in settings.models.items()]
         providers = settings.providers
 
         def has(name: str, model: str) -> bool:
@@ -345,6 +350,17 @@ class Core:
         self.meters.close()
         self.gate.close()
         self.directory.close()
+
+
+def _goals(targets: Sequence[Target]) -> tuple[Aim, ...]:
+    return tuple((one.provider, one.model, one.weight, one.standby) for one in targets)
+
+
+def _rules(settings: Settings) -> Rules:
+    return Rules(
+        Rule(one.name, one.models, condition(one.when), _goals(one.targets))
+        for one in settings.routing.rules
+    )
 
 
 def asking(errands: Errands) -> Ask:

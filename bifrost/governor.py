@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from bifrost._fast.desk import Desk
@@ -24,11 +25,13 @@ from bifrost.errors import (
     VirtualKeyNotFound,
     VirtualKeyRequired,
 )
+from bifrost.facts import facts
 from bifrost.governance.admission import Treasury, check_fields
 from bifrost.identify import Grant, Identifier
 from bifrost.lanes import Lane, Lanes
 from bifrost.metering.bound import bound
 from bifrost.metering.usage import Usage
+from bifrost.route import Route, seed_for
 
 log = logging.getLogger("bifrost.governor")
 LEAST_OUTPUT = 1_024  # tokens; a lower limit would only make an agent fail
@@ -130,7 +133,7 @@ class Governor:
         grant, scan = self.identify(call), call.scan
         if scan.fields:
             check_fields(grant.key, scan.fields)
-        call.lane = self.current().find(grant, scan.model or "")
+        call.lane = self._lane(call, grant)
 
     def current(self) -> Lanes:
         """The lanes under the prices that hold now.
@@ -212,7 +215,7 @@ class Governor:
             raise InvalidRequest("max_tokens: Field required")
         if scan.fields:
             check_fields(grant.key, scan.fields)
-        lane = call.lane = self.current().find(grant, scan.model)
+        lane = call.lane = self._lane(call, grant)
         self._limit(call, lane)
         if scan.fields:
             unknown = lane.price.supports(scan.service_tier, scan.speed, scan.inference_geo)
@@ -223,6 +226,23 @@ class Governor:
                 )
         amount, input_tokens, output_tokens = self._worst(call, lane)
         self.desk.hold(call, lane, amount, input_tokens, output_tokens, since)
+
+    def _lane(self, call: Call, grant: Grant) -> Lane:
+        """The lane to take now; where there is a choice, the call gets a route."""
+        lanes, asked = self.current(), call.scan.model or ""
+        route: Route | None = call.route
+        if route is None:
+            rule = lanes.rules.find(asked, partial(facts, call, grant, self.treasury.gate))
+        else:
+            rule = lanes.rules.named(route.rule)  # it was decided
+        found = lanes.find(grant, asked, rule)
+        if route is None:
+            if len(found) == 1:
+                return found[0]
+            name = rule.name if rule is not None else None
+            route = call.route = Route(seed_for(call), lanes.health, lanes.max_attempts, name)
+        lane = route.lane(found)
+        return lanes.again(grant, asked, lane, route.attempts + 1) if route.attempts else lane
 
     @staticmethod
     def _limit(call: Call, lane: Lane) -> None:

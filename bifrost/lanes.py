@@ -6,7 +6,6 @@ the grant; a policy change drops the grant, a configuration change drops the lan
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 
 from bifrost._fast.density import Densities, Density
@@ -15,7 +14,7 @@ from bifrost._fast.meters import Meter
 from bifrost.audit import events
 from bifrost.config.hosts import Api
 from bifrost.errors import ModelNotFound, ModelUnpriced, Refusal
-from bifrost.governance.admission import check_model
+from bifrost.governance.admission import check_model, share
 from bifrost.identify import Grant
 from bifrost.metering.bound import DEFAULT_CONTEXT
 from bifrost.metering.catalogue import Catalogue
@@ -23,6 +22,8 @@ from bifrost.metering.prices import GEO, Price
 from bifrost.meters import Meters
 from bifrost.passage.passage import Passage
 from bifrost.providers.table import Host
+from bifrost.routing.health import Health, Place
+from bifrost.routing.rules import Rule, Rules
 from bifrost.routing.targets import Router, Target
 from bifrost.translate.translation import Traits
 from bifrost.upstream.pool import Origin
@@ -63,10 +64,14 @@ class Lane(LaneBase):
     """One way from a key to a model: where it goes, what it costs, how it is labelled.
 
     ``direct``: its host speaks Anthropic's dialect, so that calls in it need no passage. ``geo``:
-    where it serves whatever is asked for, if the price depends on it.
+    where it serves whatever is asked for, if the price depends on it. Where there is a choice,
+    ``weight`` is the share of its target and ``key_weight`` that of its provider key in it.
     """
 
-    __slots__ = ("catalogue", "direct", "geo", "origin", "passage", "price", "weight")
+    __slots__ = (
+        "catalogue", "direct", "geo", "key_weight", "origin", "passage", "place", "price",
+        "standby", "weight",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -77,8 +82,10 @@ class Lane(LaneBase):
         origin: Origin,
         goal: Goal,
         catalogue: Catalogue,
+        attempt: int | None = None,
     ) -> None:
-        """The goal's price is of ``catalogue``, whose digest stands in every event."""
+        """The goal's price is of ``catalogue``, whose digest stands in every event; ``attempt``
+        too, for one that is not the first."""
         self.host = host
         self.origin = origin
         self.passage = goal.passage
@@ -87,7 +94,9 @@ class Lane(LaneBase):
         self.renamed = target.model if target.model != asked else None
         price = self.price = goal.price
         self.catalogue = catalogue
-        self.weight = target.weight
+        self.weight, self.key_weight = target.weight, 1.0
+        self.standby = target.standby
+        self.place = Place(host.name, host.key_name(0), target.model)
         self.shown = goal.shown
         self.start = b"POST " + origin.path_prefix + host.prefix("messages")
         self.signed = host.signed(origin.host_header)
@@ -95,7 +104,7 @@ class Lane(LaneBase):
         prefix = events.opening(
             key=who.key, user=who.user, team=who.team, customer=who.customer, asked=asked,
             provider=host.name, provider_type=host.kind if host.kind != host.name else None,
-            prices=catalogue.digest[:16],
+            prices=catalogue.digest[:16], attempt=attempt,
         )  # fmt: skip
         if len(prefix) + len(goal.served) > MOST_LABELS:
             raise ModelNotFound("The model's name is longer than any model's name is.")
@@ -105,6 +114,16 @@ class Lane(LaneBase):
             target.model, plan, prefix, goal.served, goal.ceiling, price.tariffs, context,
             goal.density, goal.meter,
         )  # fmt: skip
+
+
+def _shared(grant: Grant, lanes: list[Lane]) -> list[Lane]:
+    """Those that have a share of the traffic of this key; all of them if none has."""
+    for lane in lanes:
+        lane.weight *= share(grant.key.provider_configs, lane.host.name)
+    having = [lane for lane in lanes if lane.weight]
+    for lane in lanes if not having else ():
+        lane.weight = 1.0
+    return having or lanes
 
 
 def _line(name: str) -> bytes:
@@ -124,8 +143,14 @@ class Lanes:
         densities: Densities,
         meters: Meters,
         attends: Callable[[Grant], bool] = lambda _: False,
+        *,
+        health: Health,
+        max_attempts: int,
+        rules: Rules,
     ) -> None:
-        """``attends(grant)``: its calls must not be admitted by the desk alone."""
+        """``attends(grant)``: its calls must not be admitted by the desk alone; ``health`` of all
+        targets; ``max_attempts``: targets tried for one call; ``rules`` go before the router."""
+        self.health, self.max_attempts, self.rules = health, max_attempts, rules
         self._attends = attends
         self.router = router
         self.hosts = hosts
@@ -133,33 +158,40 @@ class Lanes:
         self.generation = generation
         self.densities = densities
         self.meters = meters
-        self._goals: dict[tuple[str, str], Goal] = {}
+        self._goals: dict[Place, Goal] = {}
 
-    def find(self, grant: Grant, asked: str) -> Lane:
-        """The lane for a model name, or its refusal: not found, blocked or unpriced."""
+    def find(self, grant: Grant, asked: str, rule: Rule | None = None) -> list[Lane]:
+        """The lanes for a model name, or its refusal: not found, blocked or unpriced.
+
+        One per target and provider key that has a share of the traffic, as they are listed: of the
+        name, or of the rule that holds.
+        """
+        name = asked if rule is None else (asked, rule.name)
         if grant.generation != self.generation:
             grant.lanes.clear()
             grant.generation = self.generation
-        found = grant.lanes.get(asked)
+        found = grant.lanes.get(name)
         if found is None:
-            lanes = self._open(grant, asked)
+            targets = self.router.targets(asked) if rule is None else rule.targets(asked)
+            lanes = _shared(grant, self._open(grant, asked, targets))
             if len(grant.lanes) >= LANES_PER_GRANT:
                 grant.lanes.clear()
             usual = len(lanes) == 1 and lanes[0].direct
-            alone = usual and not self._attends(grant)
-            found = grant.lanes[asked] = lanes[0] if alone else lanes  # a list is not for the desk
-        if isinstance(found, Lane):
-            return found
-        if len(found) == 1:
-            only: Lane = found[0]
-            return only
-        chosen: Lane = random.choices(found, [lane.weight for lane in found])[0]
-        return chosen
+            alone = usual and not self._attends(grant) and not self.rules.concern(asked)
+            found = grant.lanes[name] = lanes[0] if alone else lanes  # a list is not for the desk
+        return [found] if isinstance(found, Lane) else found
 
-    def _open(self, grant: Grant, asked: str) -> list[Lane]:
+    def again(self, grant: Grant, asked: str, lane: Lane, attempt: int) -> Lane:
+        """The same lane for an attempt that is not the first of its request."""
+        target = Target(lane.host.name, lane.model)
+        goal = self._goal(lane.host, lane.origin, lane.model)
+        assert goal is not None
+        return Lane(grant, asked, target, lane.host, lane.origin, goal, self.catalogue, attempt)
+
+    def _open(self, grant: Grant, asked: str, targets: list[Target]) -> list[Lane]:
         lanes: list[Lane] = []
         refusal: Refusal | None = None
-        for target in self.router.targets(asked):
+        for target in targets:
             host, origin = self.hosts[target.provider]
             name = asked.removeprefix(f"{target.provider}/")
             blocked = check_model(grant.chain, target.provider, name, target.model)
@@ -172,15 +204,19 @@ class Lanes:
                     " the gateway does not speak; ask for another model."
                 )
                 continue
-            goal = self._goal(host, origin, target.model)
-            if goal is None:
+            lane = None
+            for alone, weight in host.each():
+                goal = self._goal(alone, origin, target.model)
+                if goal is not None:
+                    lane = Lane(grant, asked, target, alone, origin, goal, self.catalogue)
+                    lane.key_weight = weight
+                    lanes.append(lane)
+            if lane is None:
                 refusal = refusal or ModelUnpriced(
                     f"Model {target.model!r} of provider {target.provider!r} has no price, so its "
                     "spending cannot be controlled; ask your platform team to add one "
                     "(`bifrost prices set`)."
                 )
-                continue
-            lanes.append(Lane(grant, asked, target, host, origin, goal, self.catalogue))
         if not lanes:
             assert refusal is not None
             raise refusal
@@ -188,7 +224,8 @@ class Lanes:
 
     def _goal(self, host: Host, origin: Origin, model: str) -> Goal | None:
         """The goal of all lanes to a model of a host; None without a price."""
-        goal = self._goals.get((host.name, model))
+        place = Place(host.name, host.key_name(0), model)
+        goal = self._goals.get(place)
         if goal is None:
             price = self.catalogue.price(host.kind, model, name=host.name)
             if price is None:
@@ -200,7 +237,7 @@ class Lanes:
             only: Api | None = "responses" if self._responds(host, model) else None
             passage = Passage(host, origin, model, self._traits(host, model, price), only)
             goal = Goal(host, model, price, density, meter, passage)
-            self._goals[host.name, model] = goal
+            self._goals[place] = goal
         return goal
 
     def _responds(self, host: Host, model: str) -> bool:

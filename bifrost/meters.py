@@ -24,10 +24,18 @@ from bifrost._fast.timing import SIZE, Timing
 
 log = logging.getLogger("bifrost.meters")
 FOLDER = "metrics"
-MAGIC = 0x31_4D_46_42  # of this layout; files of another are begun anew
+MAGIC = 0x32_4D_46_42  # of this layout; files of another are begun anew
 TIMINGS = ("gate", "admit", "settle", "governance")
 # How many rows of a kind there may be; what comes later is counted as "other".
-MOST = {"model": 192, "refusal": 48, "upstream": 32, "worker": 1, "overhead": 1}
+MOST = {
+    "model": 192,
+    "refusal": 48,
+    "upstream": 32,
+    "worker": 1,
+    "overhead": 1,
+    "fault": 96,
+    "resting": 48,
+}
 OTHER = "other"
 ROWS = sum(MOST.values()) + len(MOST)
 NAME = 256  # bytes of a row's name
@@ -39,7 +47,11 @@ SPANS = VALUES + ROWS * ROW * 8
 WHOLE = SPANS + len(TIMINGS) * SIZE
 MOST_FILES = 1_024
 STALE_NS = 60_000_000_000  # without a sign of life
-GAUGES = {"worker": range(1), "upstream": range(3)}  # numbers of a row that say how it is now
+GAUGES = {
+    "worker": range(1),
+    "upstream": range(3),
+    "resting": range(1),
+}  # numbers of a row that say how it is now
 
 Name = tuple[str, ...]
 

@@ -81,6 +81,11 @@ FAMILIES = tuple(
          "Connections to a provider: active, idle; and requests waiting for one."),
         ("upstream_opened_total", "counter", ("upstream",), "Connections opened to a provider."),
         ("upstream_reused_total", "counter", ("upstream",), "Requests that found one open."),
+        ("attempts_failed_total", "counter", ("provider", "model", "fault"),
+         "Attempts that failed where there was a choice: unreached, silent, failing, limited,"
+         " denied."),
+        ("targets_resting", "gauge", ("provider", "key", "model"),
+         "Workers in which it rests because it failed; * is every key or model."),
         ("steward_lag_seconds", "gauge", (), "Age of the oldest event not yet in the audit log."),
         ("audit_log_entries", "gauge", (), "Entries on the disk."),
         ("audit_log_bytes", "gauge", (), "Size of the audit log's segments beside the gateway."),
@@ -106,12 +111,14 @@ class Pulse:
         self._core = core
         self._calls = calls
         self._seen: dict[int, tuple[int, int]] = {}  # of each pool: opened, reused
+        self._rested: set[tuple[str, ...]] = set()
 
     def beat(self) -> None:
         """How it is now."""
         meters = self._core.meters
         meters.live()
         meters.meter("worker").set(0, self._calls())
+        self._rests()
         states: dict[str, list[int]] = {}
         seen = {}
         for authority, pool in self._core.upstreams.pools():
@@ -132,6 +139,16 @@ class Pulse:
             meter = meters.meter("upstream", authority)
             for place, number in enumerate(row):
                 (meter.set if place < len(STATES) else meter.add)(place, number)
+
+    def _rests(self) -> None:
+        """Which targets rest in this process."""
+        resting = {
+            tuple(name or "*" for name in part)
+            for part in self._core.health.resting(time.monotonic_ns())
+        }
+        for names in self._rested | resting:
+            self._core.meters.meter("resting", *names).set(0, int(names in resting))
+        self._rested = resting
 
 
 class Sums:
@@ -241,6 +258,14 @@ def _processes(sums: Sums) -> dict[str, list[Sample]]:
                                  for (name,), numbers in upstreams
                                  for place, state in enumerate(STATES)],
     }  # fmt: skip
+    made["attempts_failed_total"] = [
+        ("", tuple(zip(("provider", "model", "fault"), names, strict=True)), str(numbers[0]))
+        for names, numbers in sums.rows("fault")
+    ]
+    made["targets_resting"] = [
+        ("", tuple(zip(("provider", "key", "model"), names, strict=True)), str(numbers[0]))
+        for names, numbers in sums.rows("resting")
+    ]
     for place, what in enumerate(("opened", "reused"), len(STATES)):
         made[f"upstream_{what}_total"] = [
             ("", (("upstream", name),), str(numbers[place])) for (name,), numbers in upstreams

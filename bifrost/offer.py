@@ -19,7 +19,7 @@ def usable(core: Core, grant: Grant) -> dict[str, ModelInfo]:
     for name in core.settings.models:
         if "*" not in name and "?" not in name:
             with contextlib.suppress(BifrostError):
-                price = lanes.find(grant, name).price
+                price = lanes.find(grant, name)[0].price
                 found[name] = ModelInfo(
                     id=name,
                     max_input_tokens=price.max_input_tokens,

@@ -16,6 +16,7 @@ from bifrost._fast import client, stations, wire
 from bifrost._fast.gate import Exhausted
 from bifrost.call import Call
 from bifrost.errors import GatewayUnavailable, Refusal, UpstreamError, UpstreamUnavailable
+from bifrost.failover import Failover
 from bifrost.governor import Governor
 from bifrost.line import Line
 from bifrost.metering.bound import bound
@@ -57,6 +58,9 @@ class Pipeline:
         self.witness = witness
         self.broken_event = broken_event
         self.stations = stations.Stations(debug_headers=debug_headers)
+        self.failover = Failover(
+            governor, self.line, witness, self._forward, self.settled, self._settle_cut
+        )
 
     async def messages(self, call: Call, send: Send, query: bytes) -> None:
         """Serves one Messages request; raises Refusal only before the first byte of an answer."""
@@ -70,10 +74,15 @@ class Pipeline:
         try:
             if self.witness.attends(call.grant):
                 await self.witness.before(call)
-            while not await self._forward(call, MESSAGES + query):
+            carry = self._forward if call.route is None else self.failover.carry
+            while not await carry(call, MESSAGES + query):
+                if call.settled:  # no target served it
+                    await _answer(call, send, self._headers(call), call.route.kept.body)
+                    break
                 body = await call.exchange.read_all(MAX_ANSWER)
                 call.status = call.exchange.status  # a translated answer may have another
                 if self.lightened(call, body):
+                    carry = self._forward  # to the same target
                     continue
                 call.last_byte = time.monotonic_ns()
                 if call.testimony is not None:
@@ -91,7 +100,8 @@ class Pipeline:
                 return
             raise self.failed(call, error) from error
         finally:
-            self.governor.desk.finish(call)
+            if call.route is None or call.route.attempts < 2:  # else it was elsewhere before
+                self.governor.desk.finish(call)
             self.close(call)
             if call.testimony is not None:
                 call.testimony.end()
@@ -270,7 +280,10 @@ class Pipeline:
             self._settle_cut(call)
 
     def _headers(self, call: Call, cost: int = -1) -> Headers:
-        return self.stations.headers(call, cost, *self.governor.remaining(call))
+        headers: Headers = self.stations.headers(call, cost, *self.governor.remaining(call))
+        if call.route is not None and call.route.attempts:
+            headers.append((b"x-bf-attempts", b"%d" % call.route.attempts))
+        return headers
 
     def budget(self, call: Call) -> Headers:
         """What the tightest budget of a call's key has left, as headers; none without budgets."""

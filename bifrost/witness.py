@@ -93,12 +93,14 @@ class Witness:
         try:
             if content != "none":
                 await asyncio.to_thread(self._listen, call, content == "full")
-            if self._evidence.mode != "strict":
-                return
-            sequence = self._intend(call)
-            deadline = time.monotonic() + PATIENCE_S
-            while not self._written(sequence, deadline):
-                await asyncio.sleep(LOOK_S)
+            await self._intended(call)
+        except (GateError, StoreError) as error:
+            raise _refusal(error) from error
+
+    async def again(self, call: Call) -> None:
+        """The same before a further attempt; what was said in the request is recorded already."""
+        try:
+            await self._intended(call)
         except (GateError, StoreError) as error:
             raise _refusal(error) from error
 
@@ -117,6 +119,14 @@ class Witness:
         testimony = Testimony(self._gate, self._vault, call, full=full)
         testimony.begin(call.body)
         call.testimony = testimony
+
+    async def _intended(self, call: Call) -> None:
+        if self._evidence.mode != "strict":
+            return
+        sequence = self._intend(call)
+        deadline = time.monotonic() + PATIENCE_S
+        while not self._written(sequence, deadline):
+            await asyncio.sleep(LOOK_S)
 
     def _intend(self, call: Call) -> int:
         who, lane = call.grant.who, call.lane

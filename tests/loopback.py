@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -44,6 +45,20 @@ async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < end, "the condition did not become true"
         await asyncio.sleep(0.005)
+
+
+def full_backlog() -> tuple[socket.socket, list[socket.socket]]:
+    """A listener that lets nobody in any more, and those who fill its queue; close all of them."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(0)
+    callers = []
+    for _ in range(4):
+        caller = socket.socket()
+        caller.setblocking(False)
+        caller.connect_ex(listener.getsockname())
+        callers.append(caller)
+    return listener, callers
 
 
 class Peer:

@@ -141,7 +141,7 @@ def test_models_with_exact_prices(admin: Admin) -> None:
     )  # fmt: skip
     (alias,) = admin.get("/models?q=fast")["items"]
     assert alias["targets"] == [
-        {"provider": "anthropic", "model": "claude-haiku-4-5", "weight": 1.0}
+        {"provider": "anthropic", "model": "claude-haiku-4-5", "weight": 1.0, "standby": False}
     ]
     assert len(page["price_table"]["digest"]) == 64
 

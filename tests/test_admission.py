@@ -10,7 +10,7 @@ import pytest
 from bifrost._fast import wire
 from bifrost._fast.density import OVERHEAD
 from bifrost.errors import FieldBlocked, ModelNotFound
-from bifrost.governance.admission import check_fields, check_model
+from bifrost.governance.admission import check_fields, check_model, share
 from bifrost.governance.entities import ProviderRule, Team, VirtualKey
 from bifrost.metering.bound import LOOP, bound
 from bifrost.patterns import matches, specificity
@@ -175,13 +175,22 @@ def router(*aliases: Alias) -> Router:
     )
 
 
+def test_shares_among_providers() -> None:
+    rules = (ProviderRule(weight=2.0), ProviderRule(provider="mirror*", weight=3.0))
+    exact = ProviderRule(provider="mirror-1", weight=0.5)
+    assert share(rules, "anthropic") == 2.0
+    assert share(rules, "mirror-2") == 2.0  # the first that fits
+    assert share((*rules, exact), "mirror-1") == 0.5
+    assert share((), "anthropic") == 1.0
+
+
 def test_routes() -> None:
-    alias = Alias("claude-*", (("two", "gpt", 1.0),))
-    narrow = Alias("claude-opus-*", (("one", None, 0.2), ("two", "gpt", 0.8)))
+    alias = Alias("claude-*", (("two", "gpt", 1.0, False),))
+    narrow = Alias("claude-opus-*", (("one", None, 0.2, False), ("two", "gpt", 0.8, True)))
     found = router(alias, narrow)
     assert found.targets("claude-haiku") == [Target("two", "gpt")]
     assert found.targets("claude-opus-4") == [
-        Target("one", "claude-opus-4", 0.2), Target("two", "gpt", 0.8)
+        Target("one", "claude-opus-4", 0.2), Target("two", "gpt", 0.8, True)
     ]  # fmt: skip
     assert found.targets("one/anything/else") == [Target("one", "anything/else")]
     assert found.targets("claude") == [Target("one", "claude"), Target("two", "claude")]

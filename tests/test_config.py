@@ -120,6 +120,8 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`providers.<name>.entra`": clouds.Entra,
     "`providers.<name>.aws`": clouds.Aws,
     "`models.<pattern>[]`": specs.Target,
+    "`routing`": specs.Routing,
+    "`routing.rules[]`": specs.RuleSpec,
     "`governance`": specs.Governance,
     "`governance.customers[]`": specs.CustomerSpec,
     "`governance.teams[]`": specs.TeamSpec,

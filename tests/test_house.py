@@ -16,6 +16,7 @@ LEAVES |= {"meters", "database", "pace"}
 ROOMS = {"routing", "governance", "translate", "providers", "upstream", "metering", "audit"}
 # Between the rooms and the doors: each knows the rooms, none knows Starlette.
 ORDER = {"identify", "passage", "lanes", "governor", "line", "watch", "witness", "pipeline"}
+ORDER |= {"route", "failover", "facts"}
 WINGS = {
     *("usage", "steward", "mock", "logs", "listener", "farewell", "succession", "binding", "child"),
     *("stewardship", "standin", "tally", "recorder"),
@@ -34,7 +35,10 @@ MAY = {
     "identify": LEAVES | {"governance"},
     "passage": LEAVES | ROOMS,
     "lanes": LEAVES | ROOMS | {"identify", "passage"},
-    "governor": LEAVES | ROOMS | {"identify", "lanes"},
+    "route": LEAVES | {"lanes", "routing"},
+    "facts": LEAVES | {"governance", "identify"},
+    "governor": LEAVES | ROOMS | {"facts", "identify", "lanes", "route"},
+    "failover": LEAVES | {"governor", "line", "route", "routing", "witness"},
     "line": LEAVES | {"governor"},
     "watch": LEAVES,
     "witness": LEAVES | {"audit", "governance", "identify"},

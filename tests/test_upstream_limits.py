@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bifrost._fast.client import Broken, ConnectFailed, Pool, Timeout
-from tests.loopback import OK, Peer, Server, on_both_loops, post, replies, until
+from tests.loopback import OK, Peer, Server, full_backlog, on_both_loops, post, replies, until
 
 CHUNKED = (
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Empty:\r\nTrailer: t\r\n\r\n"
@@ -66,19 +66,6 @@ def test_a_refused_connection_is_tried_again(run: Any) -> None:
             assert (pool.opened_total, pool.open) == (1, 0)
 
     run(main())
-
-
-def full_backlog() -> tuple[socket.socket, list[socket.socket]]:
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(0)
-    callers = []
-    for _ in range(4):
-        caller = socket.socket()
-        caller.setblocking(False)
-        caller.connect_ex(listener.getsockname())
-        callers.append(caller)
-    return listener, callers
 
 
 def test_connecting_is_bounded_and_can_be_cancelled(run: Any) -> None:

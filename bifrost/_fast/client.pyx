@@ -393,7 +393,7 @@ cdef class Pool:
         """Send ``[head, body]`` and return once the response's head is there.
 
         Raises ClientError. A request that met a dying kept connection is sent once more; ``again``
-        says that this is that time.
+        says that this is that time. A CancelledError from before it was sent is marked ``unsent``.
         """
         cdef Connection conn
         cdef Exchange exchange
@@ -407,7 +407,11 @@ cdef class Pool:
                     conn = self._idle.pop()
                     self.reused_total += 1
                 else:
-                    conn = await self._obtain(again)
+                    try:
+                        conn = await self._obtain(again)
+                    except asyncio.CancelledError as gone:
+                        gone.unsent = not again
+                        raise
                 self.start_timer()
                 exchange = conn.begin(request, None)
                 try:

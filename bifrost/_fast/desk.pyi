@@ -60,5 +60,5 @@ class Desk:
         call: Call,
         usage: Any,
         outcome: str,
-        price: Callable[[Call, Any], tuple[Any, int, bytes]],
+        price: Callable[[Any, Any], tuple[Any, int, bytes]],
     ) -> int: ...

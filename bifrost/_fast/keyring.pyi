@@ -11,7 +11,7 @@ def announce(page: Buffer, numbers: Iterable[int], revision: int, stamp: int) ->
 def announced(page: Buffer) -> int: ...
 
 class GrantBase:
-    lanes: dict[str, Any]
+    lanes: dict[Any, Any]  # the desk looks for names; what it must not find has another key
     generation: int
     def __init__(self, expires_ns: int, chain: Sequence[int] = ()) -> None: ...
     @property

@@ -60,6 +60,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     provider: str
     model: str | None
     weight: float
+    standby: bool
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +79,22 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     targets: tuple[Target, ...]
     price: dict[str, Any] | None
     price_from: Literal["store", "file", "catalogue"] | None
+
+
+class RoutingRule(msgspec.Struct, frozen=True, kw_only=True):
+    """Sends requests elsewhere while a condition holds."""
+
+    name: str
+    when: str
+    models: tuple[str, ...]
+    targets: tuple[Target, ...]
+
+
+class RoutingRules(msgspec.Struct, frozen=True, kw_only=True):
+    """All rules, in the order in which they are asked."""
+
+    items: tuple[RoutingRule, ...]
+    total: int
 
 
 class PriceTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,6 +166,19 @@ def provider_keys(house: House, ask: Ask) -> Reply:
     return Reply(value=ProviderKeys(items=items, total=len(items)))
 
 
+def _targets(targets: tuple[settings.Target, ...]) -> tuple[Target, ...]:
+    return tuple(Target(**msgspec.structs.asdict(target)) for target in targets)
+
+
+def rules(house: House, ask: Ask) -> Reply:
+    """The rules that send requests elsewhere."""
+    items = tuple(
+        RoutingRule(name=one.name, when=one.when, models=one.models, targets=_targets(one.targets))
+        for one in house.settings().routing.rules
+    )
+    return Reply(value=RoutingRules(items=items, total=len(items)))
+
+
 def models(house: House, ask: Ask) -> Reply:
     """Models of the configured providers and configured names."""
     query, lanes = ask.query, house.lanes()
@@ -156,7 +186,7 @@ def models(house: House, ask: Ask) -> Reply:
         Model(
             name=name, provider=None, display_name=None, line=None, max_input_tokens=None,
             max_output_tokens=None, price=None, price_from=None,
-            targets=tuple(Target(**msgspec.structs.asdict(target)) for target in targets),
+            targets=_targets(targets),
         )
         for name, targets in house.settings().models.items()
     ]  # fmt: skip
@@ -218,6 +248,9 @@ def operations() -> list[Operation]:
         Operation(method="GET", path="/api/models", name="list_models",
                   summary="List models and configured names with their prices.",
                   permission="models:read", handler=models, query=PageQuery, answer=Models),
+        Operation(method="GET", path="/api/routing/rules", name="list_routing_rules",
+                  summary="List the rules that send requests elsewhere, in their order.",
+                  permission="config:read", handler=rules, query=NoQuery, answer=RoutingRules),
         Operation(method="GET", path="/api/config", name="get_config",
                   summary="The running configuration; secrets are shown as ***.",
                   permission="config:read", handler=configuration, answer=dict[str, Any]),

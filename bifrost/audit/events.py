@@ -53,6 +53,7 @@ class ModelAccess(
     ``source``: where the token counts come from (reported, partial, estimated, reserved).
     ``client``: the address the request came from, unless clients are not recorded.
     ``output_limit``: tokens, where the gateway lowered it to what the budget afforded.
+    ``attempt``: 2 for the second target that was tried for a request, and so on; each has an event.
 
     To compute ``cost`` again: ``prices`` names the price table, ``provider_type`` the provider's
     type where that is not its name, ``priced`` the model charged for where another one answered.
@@ -95,6 +96,7 @@ class ModelAccess(
     cost: int = 0
     reserved: int = 0
     output_limit: int = 0
+    attempt: int = 0
     prices: str | None = None
     session: str | None = None
     agent: str | None = None
@@ -170,7 +172,7 @@ Event = (
 )
 
 
-def opening(**fields: str | None) -> bytes:
+def opening(**fields: str | int | None) -> bytes:
     """How an event of a request to a model begins: JSON without its closing brace."""
     known = {name: value for name, value in fields.items() if value is not None}
     return encoder.encode({"type": "model", **known})[:-1]

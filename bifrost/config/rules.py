@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from zoneinfo import ZoneInfo, available_timezones
 
 from bifrost.config.clouds import check_cloud
+from bifrost.config.conditions import condition
 from bifrost.config.evidence import check_evidence
 from bifrost.config.findings import Findings, inside, meant
 from bifrost.config.hosts import TABLE, address
@@ -20,6 +21,7 @@ from bifrost.config.settings import (
     Provider,
     ProviderRule,
     RateLimitSpec,
+    RuleSpec,
     Settings,
     Target,
     TeamSpec,
@@ -51,6 +53,7 @@ def check(settings: Settings, findings: Findings) -> None:
     known = tuple(settings.providers) or BUILT_IN_PROVIDERS
     for pattern, targets in settings.models.items():
         _route(pattern, targets, known, findings)
+    _conditions(settings.routing.rules, known, findings)
     _governance(settings.governance, known, findings)
     _alerts(settings.alerts.budget_thresholds, findings)
     _webhooks(settings.webhooks, findings)
@@ -155,6 +158,26 @@ def _route(
     place = inside("models", pattern)
     if not _PATTERN.fullmatch(pattern):
         findings.add(place, "expected a model name or a pattern with only * and ? as wildcards")
+    _targets(place, targets, known, findings)
+
+
+def _conditions(rules: tuple[RuleSpec, ...], known: tuple[str, ...], findings: Findings) -> None:
+    _names("routing.rules", rules, findings)
+    for index, rule in enumerate(rules):
+        place = f"routing.rules[{index}]"
+        if rule.when:
+            try:
+                condition(rule.when)
+            except ValueError as error:
+                findings.add(f"{place}.when", str(error))
+        for number, pattern in enumerate(rule.models):
+            _model_pattern(f"{place}.models[{number}]", pattern, findings)
+        _targets(f"{place}.targets", rule.targets, known, findings)
+
+
+def _targets(
+    place: str, targets: tuple[Target, ...], known: tuple[str, ...], findings: Findings
+) -> None:
     if not targets and place not in findings.places:
         findings.add(place, "needs at least one target")
     if targets and not any(target.weight for target in targets):

@@ -26,6 +26,9 @@ from bifrost.config.fields import Text as Text
 from bifrost.config.fields import Weight as Weight
 from bifrost.config.fields import or_reference
 from bifrost.config.hosts import Api, Kind
+from bifrost.config.routes import Routing as Routing
+from bifrost.config.routes import RuleSpec as RuleSpec
+from bifrost.config.routes import Target as Target
 from bifrost.config.values import DURATION as DURATION
 from bifrost.config.values import MOST_USD as MOST_USD
 from bifrost.config.values import WINDOW
@@ -100,14 +103,12 @@ class Network(Spec, frozen=True, kw_only=True):
     base_url: Annotated[
         Text | None, Meta(description="http(s) address instead of the provider's own.")
     ] = None
-    timeout_s: Annotated[Seconds, Meta(description="Seconds for a whole answer.")] = 600.0
+    timeout_s: Annotated[Seconds, Meta(description="Seconds to an answer's head.")] = 600.0
     connect_timeout_s: Annotated[Seconds, Meta(description="Seconds to connect.")] = 10.0
     idle_timeout_s: Annotated[
         Seconds, Meta(description="Seconds without a byte before an answer is given up.")
     ] = 300.0
-    max_retries: Annotated[
-        int, Meta(ge=0, le=10, description="Further attempts before the first byte.")
-    ] = 2
+    max_retries: Annotated[int, Meta(ge=0, le=10, description="Further attempts to connect.")] = 2
     max_connections: Annotated[
         int, Meta(ge=1, le=100_000, description="Connections at once, per worker.")
     ] = 1000
@@ -145,16 +146,6 @@ class Provider(Cloud, frozen=True, kw_only=True):
         tuple[ProviderKey, ...], Meta(description="Credentials; most types need at least one.")
     ] = ()
     network: Annotated[Network, Meta(description="How it is reached.")] = Network()
-
-
-class Target(Spec, frozen=True, kw_only=True):
-    """Where requests for a model name go."""
-
-    provider: Annotated[Name, Meta(description="Name of a provider.")]
-    model: Annotated[
-        ModelName | None, Meta(description="The provider's model name; null keeps the asked one.")
-    ] = None
-    weight: Annotated[Weight, Meta(description="Share of the traffic among the targets.")] = 1.0
 
 
 class BudgetSpec(Spec, frozen=True, kw_only=True):
@@ -381,6 +372,7 @@ class Settings(Spec, frozen=True, kw_only=True):
         dict[str, tuple[Target, ...]],
         Meta(description="Targets by model name or pattern with * and ?."),
     ] = {}
+    routing: Annotated[Routing, Meta(description="What happens when a target fails.")] = Routing()
     governance: Annotated[Governance, Meta(description="Who may spend how much.")] = Governance()
     prices: Annotated[Prices, Meta(description="What models cost.")] = Prices()
     alerts: Annotated[Alerts, Meta(description="When somebody is told.")] = Alerts()

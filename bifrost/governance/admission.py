@@ -93,6 +93,14 @@ def _check(
     )
 
 
+def share(rules: Sequence[ProviderRule], provider: str) -> float:
+    """A provider's share of a key's traffic among providers: of the rule that names it, else of the
+    first one that fits."""
+    fitting = [rule for rule in rules if any_matches(provider, (rule.provider,))]
+    named = [rule for rule in fitting if rule.provider == provider]
+    return next((rule.weight for rule in (*named, *fitting)), 1.0)
+
+
 def check_fields(key: VirtualKey, fields: frozenset[str]) -> None:
     """Raises FieldBlocked for the first governed request field this key may not use."""
     allowed = PRICED_FIELDS if key.allowed_fields is None else frozenset(key.allowed_fields)

@@ -76,6 +76,13 @@ class Host:
             b"x-api-key: mock\r\n" if kind == "mock" else b""
         ]
         self._heads: dict[bytes, list[bytes]] = {}
+        self._each: list[tuple[Host, float]] = [(self, 1.0)]
+        if len(credentials) > 1:
+            self._each = [
+                (Host(name, kind, base_url, [one], api, place, proof), one.weight)
+                for one in credentials
+                if one.weight
+            ]
 
     def spoken(self, client: Api, model: str, only: Api | None = None) -> Api:
         """The API to use for a model and clients of one: their own, or else the usual one;
@@ -109,6 +116,10 @@ class Host:
         """Whether a model with that mode of the catalogue can be had here."""
         apis = self.serving(model)
         return bool(apis) and (mode == "chat" or (mode == "responses" and mode in apis))
+
+    def each(self) -> list[tuple[Host, float]]:
+        """The host once per provider key that has a share of the traffic, with that share."""
+        return self._each
 
     def pick(self) -> int:
         """The index of a provider key, by weight."""

@@ -1,6 +1,6 @@
 """Where a model name leads: an alias, ``provider/model`` or a plain name becomes targets.
 
-Pure: no I/O, no prices, no keys. The order of the answer is the order to try.
+Pure: no I/O, no prices, no keys.
 """
 
 from __future__ import annotations
@@ -14,18 +14,25 @@ from bifrost.patterns import matches, specificity
 
 
 class Target(msgspec.Struct, frozen=True):
-    """One place a request can go: provider name, the model's name there, relative weight."""
+    """One place a request can go: provider name, the model's name there, relative weight.
+
+    ``standby``: only where the others fail or rest.
+    """
 
     provider: str
     model: str
     weight: float = 1.0
+    standby: bool = False
+
+
+Aim = tuple[str, str | None, float, bool]  # as configured: a target whose model may be missing
 
 
 class Alias(msgspec.Struct, frozen=True):
     """A configured name or glob and where it leads; a target without model keeps the name."""
 
     pattern: str
-    targets: tuple[tuple[str, str | None, float], ...]
+    targets: tuple[Aim, ...]
 
 
 class Router:
@@ -48,10 +55,13 @@ class Router:
         self._serves = serves
 
     def targets(self, model: str) -> list[Target]:
-        """The targets of a model name, best first; raises ModelNotFound when there are none."""
+        """The targets of a model name, as listed; raises ModelNotFound when there are none."""
         alias = self._alias(model)
         if alias is not None:
-            return [Target(name, to or model, weight) for name, to, weight in alias.targets]
+            return [
+                Target(name, to or model, weight, standby)
+                for name, to, weight, standby in alias.targets
+            ]
         provider, slash, rest = model.partition("/")
         if slash and provider in self._providers:
             return [Target(provider, rest)]
