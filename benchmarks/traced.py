@@ -23,9 +23,9 @@ from uvicorn.server import ServerState
 from benchmarks.cases import Case, cases
 from benchmarks.gateway import configuration
 from bifrost._fast import wire
-from bifrost._fast.call import Call
 from bifrost._fast.listener import Listener
 from bifrost.app import App
+from bifrost.call import Call
 from bifrost.config.load import parse
 from bifrost.metering.usage import from_message
 
