@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from bifrost.cli.store import budgets_shown
 from bifrost.core import stores
 from bifrost.governance.directory import Directory
 from bifrost.governance.entities import Kind
+from tests.commands import until
 
 START_S = 30.0
 LISTENER = os.environ.get("BIFROST_TEST_LISTENER", "native")  # of every gateway of a test run
+PAYERS = ("keys:alice-dev", "users:alice", "teams:core", "customers:acme")  # of the example
 BIFROST = [sys.executable, "-W", "error", "-m", "bifrost"]
 
 
@@ -225,6 +228,13 @@ class RunningGateway(Process):
             for entity in directory.all(kind)
             for one in budgets_shown(entity.budgets, gate)
         }
+
+    def settled(self) -> Decimal:
+        """USD spent by each of ``PAYERS`` alike, once nothing is reserved."""
+        until(lambda: {reserved for _, reserved in self.spent().values()} == {"0"})
+        found = self.spent()
+        [spent] = {Decimal(found[who][0]) for who in PAYERS}
+        return spent
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Closes the stores here, then ends the gateway."""

@@ -143,12 +143,12 @@ def test_results_that_are_late_lost_or_missing() -> None:
 
 def test_what_agents_tell_each_other() -> None:
     """Codex's agents: encrypted only where OpenAI's models wrote it."""
-    head = {"type": "input_text", "text": "Task name: /root/helper"}
+    head = {"type": "input_text", "text": "Task name: /team/helper"}
     told = [{"type": "encrypted_content", "encrypted_content": one}
             for one in ("Do it.", f"gAAAAAB{'x' * 99}==")]  # fmt: skip
-    item = {"type": "agent_message", "author": "/root", "content": [head, *told]}
+    item = {"type": "agent_message", "author": "/team", "content": [head, *told]}
     turns = translated(thought(seal(THOUGHT)), item)["messages"]
-    says = ["Task name: /root/helper", "Do it.", "(encrypted for another model)"]
+    says = ["Task name: /team/helper", "Do it.", "(encrypted for another model)"]
     assert [texts(turn["content"]) for turn in turns] == [says]
 
 
