@@ -6,9 +6,9 @@ import re
 from typing import Any
 
 from bifrost.translate.chat_answer import decoded
+from bifrost.translate.data_lines import MOST_LINE
 
 Json = dict[str, Any]
-MOST_LINE = 16 << 20  # bytes of a line; a longer one is no event
 TEXT, THINKING, ARGUMENTS = (
     b'text_delta","text', b'thinking_delta","thinking', b'input_json_delta","partial_json',
 )  # fmt: skip

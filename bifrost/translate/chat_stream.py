@@ -18,10 +18,10 @@ from bifrost.translate.chat_answer import (
     tool_use,
 )
 from bifrost.translate.chat_request import Names
+from bifrost.translate.data_lines import DataLines
 from bifrost.translate.translation import Traits
 
 Json = dict[str, Any]
-MOST_LINE = 16 << 20  # bytes of a line; a longer one is no chunk
 OPENS: dict[str, Json] = {
     "thinking": {"type": "thinking", "thinking": "", "signature": ""},
     "text": {"type": "text", "text": ""},
@@ -77,17 +77,16 @@ _SHORT = 16  # bytes; a chunk has more
 _chunk = msgspec.json.Decoder(_Chunk).decode
 
 
-class ChatStream:
+class ChatStream(DataLines):
     """One answer. Blocks of Anthropic's never interleave: while a call is open, whatever belongs to
     another block waits until the end. Raises ValueError where the stream makes no sense."""
 
     def __init__(self, model: str, names: Names, traits: Traits, input_estimate: int) -> None:
+        super().__init__()
         self._model, self._names, self._traits = model, names, traits
         self._estimate = max(1, input_estimate)
         self._used: Json | None = None
-        self._rest = b""
-        self.said: tuple[bytes, str] | None = None  # see ``translation.Spoken``
-        self._started = self._over = self._refused = False
+        self._started = self._refused = False
         self._reason: str | None = None
         self._made = 0  # bytes of output
         self._index = -1
@@ -95,30 +94,10 @@ class ChatStream:
         self._calls: dict[int, Json] = {}  # what began each, by Chat's index
         self._waiting: dict[str | int, list[str]] = {}
 
-    def feed(self, chunk: bytes) -> bytes:
-        """The next bytes from the host, cut anywhere; whole events."""
-        lines = (self._rest + chunk).split(b"\n")
-        self._rest = lines.pop()
-        if len(self._rest) > MOST_LINE:
-            raise ValueError("a line without an end")
-        out: list[bytes] = []
-        self.said = None
-        for line in lines:
-            if line[:5] == b"data:" and not self._over:
-                self._event(line[5:], out)
-        if len(out) == 1:
-            return out[0]
-        self.said = None
-        return b"".join(out)
-
-    def finish(self) -> bytes:
-        """The end, if the host said why it stopped; a stream that was cut short gets none."""
-        out: list[bytes] = []
-        if self._rest.startswith(b"data:") and not self._over:
-            self._event(self._rest[5:], out)
+    def _ended(self, out: list[bytes]) -> None:
+        """The end, if the host said why it stopped."""
         if self._reason is not None and not self._over:
             self._end(out)
-        return b"".join(out)
 
     def _event(self, data: bytes, out: list[bytes]) -> None:
         if len(data) < _SHORT and data.strip() == b"[DONE]":

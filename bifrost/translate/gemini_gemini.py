@@ -12,7 +12,8 @@ import msgspec
 from bifrost.errors import InvalidRequest
 from bifrost.translate.chat_answer import BYTES_A_TOKEN, decoded, guessed
 from bifrost.translate.chat_answer import message as begun
-from bifrost.translate.chat_stream import DELTA, DELTAS, MOST_LINE, event
+from bifrost.translate.chat_stream import DELTA, DELTAS, event
+from bifrost.translate.data_lines import MOST_LINE
 from bifrost.translate.gemini_answer import blocked, broken, counted, masked
 from bifrost.translate.gemini_request import UNSIGNED
 from bifrost.translate.gemini_signature import holds_sealed, is_sealed

@@ -8,7 +8,8 @@ import msgspec
 
 from bifrost.translate.chat_answer import decoded, guessed, message
 from bifrost.translate.chat_request import Names
-from bifrost.translate.chat_stream import CALL, DELTA, DELTAS, MOST_LINE, OPENS, event, size
+from bifrost.translate.chat_stream import CALL, DELTA, DELTAS, OPENS, event, size
+from bifrost.translate.data_lines import DataLines
 from bifrost.translate.gemini_answer import (
     Candidate,
     blocked,
@@ -40,50 +41,28 @@ _chunk = msgspec.json.Decoder(_Chunk).decode
 _NOTHING = len(b"null")  # bytes of a usage that says nothing
 
 
-class GeminiStream:
+class GeminiStream(DataLines):
     """One answer, which ends where its bytes do. A block of thoughts stays open until the next
     part is known: it carries the signature of a call right behind it. Raises what is in SENSELESS
     where the stream makes no sense."""
 
     def __init__(self, model: str, names: Names, input_estimate: int) -> None:
+        super().__init__()
         self._model, self._names = model, names
         self._estimate = max(1, input_estimate)
         self._used = msgspec.Raw(b"null")
-        self._rest = b""
-        self.said: tuple[bytes, str] | None = None  # see ``translation.Spoken``
-        self._started = self._over = self._called = False
+        self._started = self._called = False
         self._reason: str | None = None
         self._made = 0  # bytes of output
         self._index = -1
         self._open: str | None = None
 
-    def feed(self, chunk: bytes) -> bytes:
-        """The next bytes from the host, cut anywhere; whole events."""
-        lines = (self._rest + chunk).split(b"\n")
-        self._rest = lines.pop()
-        if len(self._rest) > MOST_LINE:
-            raise ValueError("a line without an end")
-        out: list[bytes] = []
-        self.said = None
-        for line in lines:
-            self._line(line, out)
-        if len(out) == 1:
-            return out[0]
-        self.said = None
-        return b"".join(out)
-
-    def finish(self) -> bytes:
-        """The end, if the host said why it stopped; a stream that was cut short gets none."""
-        out: list[bytes] = []
-        self._line(self._rest, out)
+    def _ended(self, out: list[bytes]) -> None:
+        """The end, if the host said why it stopped."""
         if self._reason is not None and not self._over:
             self._end(self._reason, out)
-        return b"".join(out)
 
-    def _line(self, line: bytes, out: list[bytes]) -> None:
-        if line[:5] != b"data:" or self._over:
-            return
-        data = line[5:]
+    def _event(self, data: bytes, out: list[bytes]) -> None:
         if len(data) < _SHORT and data.strip() in (b"", b"[DONE]"):
             return
         try:

@@ -8,12 +8,12 @@ import msgspec
 
 from bifrost.translate import anthropic_anthropic
 from bifrost.translate.anthropic_events import ARGUMENTS, TEXT, THINKING, delta
+from bifrost.translate.data_lines import MOST_LINE
 from bifrost.translate.responses_items import Events, Item, item
 from bifrost.translate.responses_object import Response, cut, limited, refusal, usage
 
 Json = dict[str, Any]
 
-MOST_LINE = 16 << 20  # bytes of a line; a longer one is no event
 _KNOWN = {
     "message_start", "content_block_start", "content_block_delta", "content_block_stop",
     "message_delta", "message_stop", "error",

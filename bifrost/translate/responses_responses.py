@@ -11,7 +11,8 @@ import msgspec
 from bifrost.errors import InvalidRequest
 from bifrost.translate.chat_answer import BYTES_A_TOKEN, broken, decoded, guessed, masked
 from bifrost.translate.chat_answer import message as begun
-from bifrost.translate.chat_stream import DELTA, MOST_LINE, size
+from bifrost.translate.chat_stream import DELTA, size
+from bifrost.translate.data_lines import MOST_LINE
 from bifrost.translate.translation import SENSELESS, Stream, Traits
 
 Json = dict[str, Any]

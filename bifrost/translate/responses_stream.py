@@ -8,7 +8,8 @@ import msgspec
 
 from bifrost.translate.chat_answer import decoded, guessed, message
 from bifrost.translate.chat_request import Names
-from bifrost.translate.chat_stream import DELTA, MOST_LINE, event, size
+from bifrost.translate.chat_stream import DELTA, event, size
+from bifrost.translate.data_lines import DataLines
 from bifrost.translate.responses_answer import (
     PARTS,
     UNSEALED,
@@ -70,17 +71,16 @@ class _Block:
         self.part = 0  # of a summary
 
 
-class ResponsesStream:
+class ResponsesStream(DataLines):
     """One answer. Blocks of Anthropic's never interleave: while one is open, the others wait.
     Raises ValueError where the stream makes no sense."""
 
     def __init__(self, asked: str, model: str | None, names: Names, input_estimate: int) -> None:
         """``asked``, ``model``: as ``responses_answer.answer`` has them."""
+        super().__init__()
         self._asked, self._model, self._names = asked, model, names
         self._estimate = max(1, input_estimate)
-        self._rest = b""
-        self.said: tuple[bytes, str] | None = None  # see ``translation.Spoken``
-        self._started = self._over = self._refused = False
+        self._started = self._refused = False
         self._made = 0  # bytes of output
         self._index = -1
         self._open: Key | None = None
@@ -88,29 +88,6 @@ class ResponsesStream:
         self._calls: set[int] = set()
         self._said: set[int] = set()  # items that deltas told of
         self._held: tuple[int, Json] | None = None  # reasoning, until it is known what follows
-
-    def feed(self, chunk: bytes) -> bytes:
-        """The next bytes from the host, cut anywhere; whole events."""
-        lines = (self._rest + chunk).split(b"\n")
-        self._rest = lines.pop()
-        if len(self._rest) > MOST_LINE:
-            raise ValueError("a line without an end")
-        out: list[bytes] = []
-        self.said = None
-        for line in lines:
-            if line[:5] == b"data:" and not self._over:
-                self._event(line[5:], out)
-        if len(out) == 1:
-            return out[0]
-        self.said = None
-        return b"".join(out)
-
-    def finish(self) -> bytes:
-        """The end of a stream that has one; one that was cut short gets none."""
-        out: list[bytes] = []
-        if self._rest.startswith(b"data:") and not self._over:
-            self._event(self._rest[5:], out)
-        return b"".join(out)
 
     def _event(self, data: bytes, out: list[bytes]) -> None:
         if len(data) < _SHORT and data.strip() in (b"", b"[DONE]"):
