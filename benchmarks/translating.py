@@ -26,12 +26,12 @@ from bifrost.config.hosts import Api
 from bifrost.mock import MockOptions, MockServer, running
 from bifrost.passage.crossing import Crossing
 from bifrost.passage.ways import FROM_CLIENTS, RELAYS, TO_HOSTS, Way, way
-from bifrost.translate.anthropic_bedrock import AnthropicBedrock
 from bifrost.translate.bedrock_anthropic import AnthropicStream as ToBedrock
 from bifrost.translate.translation import Stream, Traits
 from bifrost.upstream.pool import Exchange
 
 EVENTS = 1_000
+_EVENTS, _FRAMES = b"text/event-stream", b"application/vnd.amazon.eventstream"
 BAR_US = 300.0  # per 100 events
 TRAITS = Traits(reasons=True, adaptive=True)
 _GEMINI = "/v1beta/models/gemini-3-pro:streamGenerateContent?alt=sse"
@@ -50,6 +50,8 @@ ASKED: dict[Api, dict[str, Any]] = {
     "chat": {"messages": _SAID, "tools": [{"type": "function", "function": _FUNCTION}],
              "stream_options": {"include_usage": True}},
     "responses": {"input": _SAID, "tools": [{"type": "function", **_FUNCTION}]},
+    "gemini": {"contents": [{"role": "user", "parts": [{"text": "Go"}]}],
+               "tools": [{"functionDeclarations": [_FUNCTION]}]},
 }  # fmt: skip
 _WORDS = "echo every bridge is made of plain words and leads back home again "
 OPTIONS = {
@@ -63,10 +65,10 @@ class Played:
     """An exchange that has its answer already; as much of one as a crossing looks at."""
 
     status = 200
-    headers = ((b"content-type", b"text/event-stream"),)
     complete, received = True, 0
 
-    def __init__(self, pieces: Sequence[bytes]) -> None:
+    def __init__(self, host: Api, pieces: Sequence[bytes]) -> None:
+        self.headers = ((b"content-type", _FRAMES if host == "bedrock" else _EVENTS),)
         self._pieces = iter(pieces)
 
     async def read(self) -> bytes:
@@ -93,17 +95,17 @@ def stream(server: MockServer, host: Api) -> list[bytes]:
         connection.close()
 
 
-def carried(made: Callable[[], Way], pieces: Sequence[bytes]) -> float:
+def carried(made: Callable[[], Way], host: Api, pieces: Sequence[bytes]) -> float:
     """Seconds of processor time in which a crossing carries a stream."""
 
     async def carry() -> float:
-        bare = Played(pieces)
+        bare = Played(host, pieces)
         began = time.process_time()
         while await bare.read():
             pass
         read = time.process_time() - began
         began = time.process_time()
-        crossing = Crossing(cast(Exchange, Played(pieces)), way_, 1_000, same=False)
+        crossing = Crossing(cast(Exchange, Played(host, pieces)), way_, 1_000, same=False)
         while await crossing.read():
             crossing.metered()
         return time.process_time() - began - read
@@ -137,19 +139,14 @@ def cases(streams: dict[Api, list[bytes]]) -> dict[str, tuple[Callable[[], float
     found: dict[str, tuple[Callable[[], float], int]] = {}
     for client, host in pairs:
         found[f"{client} on {host}"] = (_timed(client, host, streams[host]), len(streams[host]))
-    events, framed = streams["messages"], frames(streams["messages"])
-
-    def outgoing() -> Stream:
-        return AnthropicBedrock(b"{}", "m", max_tokens=9, traits=TRAITS).stream(1)
-
-    found["messages on bedrock"] = lambda: fed(outgoing, framed), len(framed)
+    events = streams["messages"]
     found["bedrock on messages"] = lambda: fed(ToBedrock, events), len(events)
     return found
 
 
 def _timed(client: Api, host: Api, pieces: Sequence[bytes]) -> Callable[[], float]:
     body = msgspec.json.encode({"model": "m", "stream": True, **ASKED[client]})
-    return lambda: carried(lambda: way(client, host, body, "m", None, TRAITS), pieces)
+    return lambda: carried(lambda: way(client, host, body, "m", None, TRAITS), host, pieces)
 
 
 def table(repeats: int) -> str:
@@ -158,7 +155,9 @@ def table(repeats: int) -> str:
     cells: dict[str, list[str]] = {}
     for options in OPTIONS.values():
         with running(options) as server:
-            timed = cases({host: stream(server, host) for host in PATHS})
+            streams = {host: stream(server, host) for host in PATHS}
+        claude = streams["messages"]
+        timed = cases({**streams, "bedrock": frames(claude), "vertex": claude})
         taken: dict[str, list[float]] = {name: [] for name in timed}
         for _ in range(repeats):
             for name, (run, events) in timed.items():

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 import uvloop
 
-from benchmarks import crowd, readme, view
+from benchmarks import crowd, readme, translating, view
 from benchmarks.__main__ import RESULTS, options
 from benchmarks.cases import Case, cases, paced
 from benchmarks.fixed import provider
@@ -33,6 +33,7 @@ from benchmarks.result import Report, summarise
 from benchmarks.soak import growth
 from benchmarks.stage import MEASURES, Options, Sample
 from benchmarks.tables import markdown
+from bifrost.passage.ways import FROM_CLIENTS, TO_HOSTS
 from tests.running import RunningMock
 
 COMMAND = [sys.executable, "-m", "benchmarks"]
@@ -368,3 +369,12 @@ def test_the_usage_view_is_filled_and_asked(
     found = {name: view.timed(question, 1)[3] for name, question in view.questions(tmp_path)}
     assert found["logs, 100 by no filter"] == found["/api/logs, 100"] == 100
     assert found["totals by model, 89 days"] == len(view.MODELS)
+
+
+def test_every_way_of_a_stream_has_a_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(translating, "EVENTS", 20)
+    rows = [row.split(" | ")[0].removeprefix("| ") for row in translating.table(1).splitlines()[2:]]
+    hosts, clients = set(TO_HOSTS), set(FROM_CLIENTS)
+    ways = {f"{client} on {host}" for client in clients for host in hosts | {"messages"}}
+    ways |= {f"messages on {host}" for host in hosts}
+    assert ways <= {*rows} and len(rows) == len({*rows})
