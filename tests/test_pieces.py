@@ -1,4 +1,4 @@
-"""The compiled shortcuts for what streams are made of say what the full reading says, or nothing."""
+"""Compiled shortcuts for what streams are made of say what the full reading says, or nothing."""
 
 import json
 from base64 import b64encode

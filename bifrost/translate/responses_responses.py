@@ -10,7 +10,7 @@ import msgspec
 
 from bifrost._fast.pieces import event_data
 from bifrost.errors import InvalidRequest
-from bifrost.translate.chat_answer import BYTES_A_TOKEN, broken, decoded, guessed, masked
+from bifrost.translate.chat_answer import BYTES_A_TOKEN, broken, completed, decoded, guessed, masked
 from bifrost.translate.chat_answer import message as begun
 from bifrost.translate.chat_stream import DELTA, size
 from bifrost.translate.data_lines import MOST_LINE
@@ -135,14 +135,14 @@ def _counted(told: Json | None, input_estimate: int, output_bytes: int) -> Json:
     given = told.get("input_tokens_details") or {}
     read, wrote = given.get("cached_tokens") or 0, given.get("cache_write_tokens") or 0
     thought = (told.get("output_tokens_details") or {}).get("reasoning_tokens") or 0
-    whole = told.get("input_tokens") or guess["input_tokens"]
-    return {
-        "input_tokens": max(0, whole - read - wrote),
+    shown = {
+        "input_tokens": max(0, (told.get("input_tokens") or 0) - read - wrote),
         "cache_read_input_tokens": read,
         "cache_creation_input_tokens": wrote,
-        "output_tokens": told.get("output_tokens") or guess["output_tokens"],
+        "output_tokens": told.get("output_tokens") or 0,
         "output_tokens_details": {"thinking_tokens": thought},
     }
+    return completed(shown, guess, counts_input=bool(told.get("input_tokens")))
 
 
 def _event(name: str, **fields: Any) -> bytes:
