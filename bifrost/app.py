@@ -335,10 +335,11 @@ class App:
         text = await run_in_threadpool(exposition, self.core)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
-    def _models(self, call: Call) -> list[dict[str, Any]]:
+    def _models(self, call: Call, *, embeddings: bool = False) -> list[dict[str, Any]]:
         """What the key of ``call`` may use, in Anthropic's list shape."""
         assert self.core is not None
-        return [offer.shown(info) for info in offer.usable(self.core, call.grant).values()]
+        usable = offer.usable(self.core, call.grant).values()
+        return [offer.shown(info) for info in usable if embeddings or info.mode != "embedding"]
 
 
 def _hot_targets(settings: Settings) -> dict[bytes, bytes]:

@@ -38,12 +38,13 @@ class Dialect(msgspec.Struct, frozen=True):
     """How to speak to a client that does not speak Anthropic's dialect (``call.dialect``).
 
     ``broken_event(message, request id, error type)`` ends a stream that breaks off; ``ping`` keeps
-    a silent one alive.
+    a silent one alive. ``generates``: its answers are generated, so that they have an output limit.
     """
 
-    api: Literal["chat", "responses", "gemini"]
+    api: Literal["chat", "responses", "gemini", "embeddings"]
     broken_event: Callable[[str, str, str], bytes]
     ping: bytes = b": ping\n\n"
+    generates: bool = True
 
 
 def _own_prefix() -> None:

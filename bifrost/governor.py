@@ -29,7 +29,7 @@ from bifrost.facts import facts
 from bifrost.governance.admission import Treasury, check_fields
 from bifrost.identify import Grant, Identifier
 from bifrost.lanes import Lane, Lanes
-from bifrost.metering.bound import bound
+from bifrost.metering.bound import Bound, bound
 from bifrost.metering.usage import Usage
 from bifrost.route import Route, seed_for
 
@@ -188,6 +188,8 @@ class Governor:
         and more than its budget for thinking; or no less than it had.
         """
         scan, lane, before = call.scan, call.lane, call.output_limit
+        if not _generates(call):
+            return False
         high = (before or scan.max_tokens) - 1
         low = max(LEAST_OUTPUT, (scan.thinking_budget or 0) + 1)
         if self._costs(call, lane, low) > affordable:
@@ -248,7 +250,7 @@ class Governor:
     def _limit(call: Call, lane: Lane) -> None:
         """Limits the output of a call whose client names no limit, or one that its host refuses as
         too low: what is reserved must be what is asked for."""
-        if call.output_limit:
+        if call.output_limit or not _generates(call):
             return
         asked = call.scan.max_tokens
         if asked is None:
@@ -261,13 +263,16 @@ class Governor:
     def _worst(call: Call, lane: Lane) -> tuple[int, int, int]:
         """(nano-USD, input tokens, output tokens) that the call cannot exceed."""
         scan, price = call.scan, lane.price
-        most = bound(
-            scan,
-            len(call.body),
-            price.max_input_tokens,
-            per_kib=lane.density.per_kib,
-            max_tokens=call.output_limit or None,
-        )
+        if _generates(call):
+            most = bound(
+                scan,
+                len(call.body),
+                price.max_input_tokens,
+                per_kib=lane.density.per_kib,
+                max_tokens=call.output_limit or None,
+            )
+        else:  # many inputs, each with a window of its own; none has a token without a byte
+            most = Bound(len(call.body), 0)
         amount = price.bound(
             input_tokens=most.input_tokens,
             max_tokens=most.output_tokens,
@@ -334,3 +339,7 @@ class Governor:
         host = lane.host
         cost = lane.catalogue.cost(host.kind, usage, lane.price, name=host.name)
         return usage, cost, events.samplings(usage.iterations)
+
+
+def _generates(call: Call) -> bool:
+    return call.dialect is None or call.dialect.generates

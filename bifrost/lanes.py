@@ -12,7 +12,6 @@ from bifrost._fast.density import Densities, Density
 from bifrost._fast.desk import LaneBase
 from bifrost._fast.meters import Meter
 from bifrost.audit import events
-from bifrost.config.hosts import Api
 from bifrost.errors import ModelNotFound, ModelUnpriced, Refusal
 from bifrost.governance.admission import check_model, share
 from bifrost.identify import Grant
@@ -21,7 +20,7 @@ from bifrost.metering.catalogue import Catalogue
 from bifrost.metering.prices import GEO, Price
 from bifrost.meters import Meters
 from bifrost.passage.passage import Passage
-from bifrost.providers.table import Host
+from bifrost.providers.table import ONLY, Host
 from bifrost.routing.health import Health, Place
 from bifrost.routing.rules import Rule, Rules
 from bifrost.routing.targets import Router, Target
@@ -234,19 +233,16 @@ class Lanes:
                 self._goals.clear()
             density = self.densities.find(host.name, model)
             meter = self.meters.meter("model", host.name, model)
-            only: Api | None = "responses" if self._responds(host, model) else None
+            only = ONLY.get(self.catalogue.mode(host.kind, model) or "chat")
             passage = Passage(host, origin, model, self._traits(host, model, price), only)
             goal = Goal(host, model, price, density, meter, passage)
             self._goals[place] = goal
         return goal
 
-    def _responds(self, host: Host, model: str) -> bool:
-        """Whether the model is served by the Responses API alone."""
-        return self.catalogue.mode(host.kind, model) == "responses"
-
     def _traits(self, host: Host, model: str, price: Price) -> Traits:
         """What a translator must know; what the catalogue does not know is not held against it."""
         features = self.catalogue.features(host.kind, model)
+        mode = self.catalogue.mode(host.kind, model)
         return Traits(
             max_output=price.max_output_tokens,
             reasons=features.get("reasoning", False),
@@ -258,4 +254,5 @@ class Lanes:
             sampling=features.get("sampling_params", True),
             legacy_limit=host.row.legacy_limit,
             splits_reasoning=host.row.splits_reasoning,
+            embeds=None if mode is None else mode == "embedding",
         )

@@ -19,17 +19,16 @@ def usable(core: Core, grant: Grant) -> dict[str, ModelInfo]:
     for name in core.settings.models:
         if "*" not in name and "?" not in name:
             with contextlib.suppress(BifrostError):
-                price = lanes.find(grant, name)[0].price
+                lane = lanes.find(grant, name)[0]
                 found[name] = ModelInfo(
                     id=name,
-                    max_input_tokens=price.max_input_tokens,
-                    max_output_tokens=price.max_output_tokens,
+                    mode=lanes.catalogue.mode(lane.host.kind, lane.model) or "chat",
+                    max_input_tokens=lane.price.max_input_tokens,
+                    max_output_tokens=lane.price.max_output_tokens,
                 )
     for provider, (host, _) in lanes.hosts.items():
         for info in lanes.catalogue.models(host.kind):
-            if not host.serves(
-                info.id, info.mode
-            ):  # embeddings, and what has an API that is not there
+            if not host.serves(info.id, info.mode):  # it has an API that is not there
                 continue
             if check_model(grant.chain, provider, info.id, info.id) is None:
                 found.setdefault(info.id, info)

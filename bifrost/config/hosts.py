@@ -12,7 +12,7 @@ import msgspec
 
 from bifrost.patterns import matches
 
-Api = Literal["messages", "chat", "responses", "gemini", "vertex", "bedrock"]
+Api = Literal["messages", "chat", "responses", "gemini", "vertex", "bedrock", "embeddings"]
 Kind = Literal[
     "anthropic", "anthropic_compatible", "azure", "bedrock", "bedrock_mantle", "cerebras",
     "deepseek", "fireworks", "gemini", "groq", "minimax", "mistral", "mock", "moonshot", "ollama",
@@ -45,6 +45,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     families: tuple[tuple[str, tuple[Api, ...]], ...] = ()
 
 
+def _openai(url: str, *more: Api) -> dict[Api, str | None]:
+    """A host with OpenAI's Chat and embeddings, and more of its APIs, at one address."""
+    return dict.fromkeys(("chat", *more, "embeddings"), url)
+
+
 def _both(chat: str, messages: str) -> dict[Api, str | None]:
     """A host with both APIs: Anthropic clients reach it without translation."""
     return {"messages": messages, "chat": chat}
@@ -54,9 +59,9 @@ TABLE: dict[Kind, Row] = {
     "anthropic": Row(apis={"messages": "https://api.anthropic.com"}, key="x-api-key"),
     "anthropic_compatible": Row(apis={"messages": None}, key="x-api-key", needs_key=False),
     "mock": Row(apis={"messages": None}, key="x-api-key", needs_key=False),
-    "openai": Row(apis=dict.fromkeys(("chat", "responses"), "https://api.openai.com/v1")),
+    "openai": Row(apis=_openai("https://api.openai.com/v1", "responses")),
     "openai_compatible": Row(
-        apis={"chat": None, "responses": None, "messages": None},
+        apis={"chat": None, "responses": None, "messages": None, "embeddings": None},
         needs_key=False,
         legacy_limit=True,
     ),
@@ -65,7 +70,7 @@ TABLE: dict[Kind, Row] = {
         apis=_both("https://api.deepseek.com", "https://api.deepseek.com/anthropic"),
         legacy_limit=True,
     ),
-    "fireworks": Row(apis={"chat": "https://api.fireworks.ai/inference/v1"}, legacy_limit=True),
+    "fireworks": Row(apis=_openai("https://api.fireworks.ai/inference/v1"), legacy_limit=True),
     "gemini": Row(
         apis={"gemini": "https://generativelanguage.googleapis.com/v1beta"}, key="x-goog-api-key"
     ),
@@ -74,15 +79,15 @@ TABLE: dict[Kind, Row] = {
         apis=_both("https://api.minimax.io/v1", "https://api.minimax.io/anthropic"),
         legacy_limit=True,
     ),
-    "mistral": Row(apis={"chat": "https://api.mistral.ai/v1"}, legacy_limit=True),
+    "mistral": Row(apis=_openai("https://api.mistral.ai/v1"), legacy_limit=True),
     "moonshot": Row(
         apis=_both("https://api.moonshot.ai/v1", "https://api.moonshot.ai/anthropic"),
         legacy_limit=True,
     ),
-    "ollama": Row(apis={"chat": "http://127.0.0.1:11434/v1"}, needs_key=False, legacy_limit=True),
-    "openrouter": Row(apis={"chat": "https://openrouter.ai/api/v1"}, legacy_limit=True),
-    "together": Row(apis={"chat": "https://api.together.xyz/v1"}, legacy_limit=True),
-    "vllm": Row(apis={"chat": None}, needs_key=False, legacy_limit=True),
+    "ollama": Row(apis=_openai("http://127.0.0.1:11434/v1"), needs_key=False, legacy_limit=True),
+    "openrouter": Row(apis=_openai("https://openrouter.ai/api/v1"), legacy_limit=True),
+    "together": Row(apis=_openai("https://api.together.xyz/v1"), legacy_limit=True),
+    "vllm": Row(apis={"chat": None, "embeddings": None}, needs_key=False, legacy_limit=True),
     "xai": Row(apis={"chat": "https://api.x.ai/v1"}, splits_reasoning=True),
     "zai": Row(
         apis=_both("https://api.z.ai/api/paas/v4", "https://api.z.ai/api/anthropic"),
@@ -92,19 +97,25 @@ TABLE: dict[Kind, Row] = {
 
 
 _OPENAI: tuple[Api, ...] = ("chat", "responses")
+_EMBEDDINGS: tuple[Api, ...] = ("embeddings",)
 # A deployment may have any name; it is Claude's if it says so.
 _CLAUDE_APART: tuple[tuple[str, tuple[Api, ...]], ...] = (
     ("*claude*", ("messages",)),
-    ("*", _OPENAI),
+    ("*", (*_OPENAI, *_EMBEDDINGS)),
 )
 _CLOUDS: dict[Kind, Row] = {
     "azure": Row(
-        apis=dict.fromkeys((*_OPENAI, "messages"), "https://{resource}.services.ai.azure.com"),
+        apis=dict.fromkeys(
+            (*_OPENAI, "messages", *_EMBEDDINGS), "https://{resource}.services.ai.azure.com"
+        ),
         key="api-key",
         needs_key=False,
         cloud=("resource", "keys", "entra"),
         needs=("resource",),
-        prefixes={"messages": "/anthropic", "chat": "/openai/v1", "responses": "/openai/v1"},
+        prefixes={
+            "messages": "/anthropic",
+            **dict.fromkeys((*_OPENAI, *_EMBEDDINGS), "/openai/v1"),
+        },
         families=_CLAUDE_APART,
     ),
     "bedrock": Row(
@@ -187,6 +198,8 @@ def beside(kind: Kind, api: Api | None) -> frozenset[Api]:
     """
     apis = TABLE[kind].apis
     usual = next(iter(apis))
+    if api in _OPENAI:  # the choice is by which of them models answer
+        return frozenset({api, *_EMBEDDINGS}) & apis.keys()
     if api is not None:
         return frozenset({api})
     there = apis[usual]

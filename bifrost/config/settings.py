@@ -140,7 +140,7 @@ class Provider(Cloud, frozen=True, kw_only=True):
     ]
     api: Annotated[
         Api | None,
-        Meta(description="The one API to use: messages, chat or responses; null: all it has."),
+        Meta(description="The one API to use, as messages, chat or responses; null: all it has."),
     ] = None
     keys: Annotated[
         tuple[ProviderKey, ...], Meta(description="Credentials; most types need at least one.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -32,20 +32,26 @@ Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 
+class Models(Protocol):
+    """Lists what the key of an identified call may use; ``embeddings``: also what only embeds."""
+
+    def __call__(self, call: Call, *, embeddings: bool = False) -> list[dict[str, Any]]: ...
+
+
 class Door(ABC):
     """One client dialect's side of the gateway; subclasses say which paths and which words."""
 
     def __init__(
         self,
         pipeline: Pipeline,
-        models: Callable[[Call], list[dict[str, Any]]],
+        models: Models,
         proxies: Proxies,
         refused: Callable[[str], None],
         *,
         max_body_bytes: int,
     ) -> None:
-        """``models(call)`` lists what the key of an identified call may use; ``proxies`` say whom
-        events name as its client; ``refused(code)`` is told of every refusal."""
+        """``models`` lists what a key may use; ``proxies`` say whom events name as its client;
+        ``refused(code)`` is told of every refusal."""
         self.pipeline = pipeline
         self.models = models
         self.proxies = proxies

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from bifrost.call import Call
 from bifrost.doors.anthropic import AnthropicDoor
 from bifrost.doors.bedrock import BedrockDoor
-from bifrost.doors.door import Door, Handler, Receive, Scope, Send
+from bifrost.doors.door import Door, Handler, Models, Receive, Scope, Send
 from bifrost.doors.gemini import PREFIX as GEMINI
 from bifrost.doors.gemini import GeminiDoor
 from bifrost.doors.openai import OpenAIDoor
@@ -25,7 +23,7 @@ class Entrance:
     def __init__(
         self,
         pipeline: Pipeline,
-        models: Callable[[Call], list[dict[str, Any]]],
+        models: Models,
         proxies: Proxies,
         refused: Callable[[str], None],
         help_url: Callable[[], str | None],

@@ -1,4 +1,7 @@
-"""The OpenAI door: Chat Completions, Responses, models; how it words a refusal. Decides nothing."""
+"""The OpenAI door: Chat Completions, Responses, embeddings, models; how it words a refusal.
+
+Decides nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import msgspec
 
 from bifrost._fast import wire
 from bifrost.call import Call, Dialect
-from bifrost.doors import chat_ask, responses_ask
+from bifrost.doors import chat_ask, embeddings_ask, responses_ask
 from bifrost.doors.door import Door, Handler, Headers, Receive, Scope, Send, query_of, send_json
 from bifrost.errors import (
     BudgetExceeded,
@@ -48,10 +51,11 @@ def responses_broken(message: str, request_id: str, kind: str) -> bytes:
 
 CHAT = Dialect("chat", chat_broken)
 RESPONSES = Dialect("responses", responses_broken)
+EMBEDDINGS = Dialect("embeddings", chat_broken, generates=False)
 
 
 class OpenAIDoor(Door):
-    """Serves ``/openai/v1/...``, and Chat and Responses without the prefix.
+    """Serves ``/openai/v1/...``, and all but the models without the prefix.
 
     ``help_url()``: the page for people whose budget is used up, if there is one.
     """
@@ -64,6 +68,7 @@ class OpenAIDoor(Door):
         for prefix in ("/openai", ""):
             table[f"{prefix}/v1/chat/completions"] = self.chat
             table[f"{prefix}/v1/responses"] = self.responses
+            table[f"{prefix}/v1/embeddings"] = self.embeddings
         table["/openai/v1/models"] = self.list_models
         return table
 
@@ -112,6 +117,10 @@ class OpenAIDoor(Door):
         """``POST /v1/responses``; its form over a WebSocket is not served."""
         await self._serve(scope, receive, send, RESPONSES, responses_ask.ask)
 
+    async def embeddings(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """``POST /v1/embeddings``."""
+        await self._serve(scope, receive, send, EMBEDDINGS, embeddings_ask.ask)
+
     async def _serve(
         self, scope: Scope, receive: Receive, send: Send, dialect: Dialect, ask: Ask
     ) -> None:
@@ -138,7 +147,7 @@ class OpenAIDoor(Door):
             if scope["method"] not in ("GET", "HEAD"):
                 raise MethodNotAllowed("Use GET on this path.")
             self.pipeline.governor.identify(call)
-            models = [_listed(model) for model in self.models(call)]
+            models = [_listed(model) for model in self.models(call, embeddings=True)]
             name = scope["path"].partition("/v1/models/")[2]
             told: object = {"object": "list", "data": models}
             if name:

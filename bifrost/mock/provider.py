@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, unquote
 import msgspec
 
 from bifrost.errors import InvalidRequest
-from bifrost.mock import anthropic, gemini, openai, responses
+from bifrost.mock import anthropic, embeddings, gemini, openai, responses
 from bifrost.mock.account import Account, RequestLog
 from bifrost.mock.exchange import Reply, Request, plain_reply
 from bifrost.mock.options import MockOptions
@@ -52,6 +52,7 @@ _POSTS: tuple[tuple[str, Dialect, Handler, bool], ...] = (
     ("/v1/messages/count_tokens", ANTHROPIC, anthropic.count_tokens, False),
     ("/chat/completions", OPENAI, openai.chat, True),
     ("/responses", OPENAI, responses.respond, True),
+    ("/embeddings", OPENAI, embeddings.embed, True),
     ("/responses/input_tokens", OPENAI, responses.count_tokens, False),
 )
 _GEMINI_CALLS: dict[str, tuple[Handler, bool]] = {

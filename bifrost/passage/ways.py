@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 from msgspec.structs import replace
 
 from bifrost.config.hosts import Api
+from bifrost.errors import InvalidRequest
 from bifrost.translate import foreign_thinking
 from bifrost.translate.anthropic_anthropic import AnthropicAnthropic
 from bifrost.translate.anthropic_bedrock import AnthropicBedrock
@@ -21,6 +22,7 @@ from bifrost.translate.anthropic_responses import AnthropicResponses
 from bifrost.translate.anthropic_vertex import AnthropicVertex
 from bifrost.translate.chat_anthropic import ChatAnthropic
 from bifrost.translate.chat_chat import ChatChat
+from bifrost.translate.embeddings import Embeddings
 from bifrost.translate.gemini_anthropic import GeminiAnthropic
 from bifrost.translate.gemini_gemini import GeminiGemini
 from bifrost.translate.responses_anthropic import ResponsesAnthropic
@@ -94,6 +96,8 @@ def way(
 
     Raises InvalidRequest for what the host cannot be told.
     """
+    if "embeddings" in (client, host):
+        return _embedding(client, host, body, model, traits)
     if client == host:
         return _Relayed(RELAYS[host](body, model, max_tokens=limit, traits=traits))
     if host == "messages":
@@ -105,6 +109,20 @@ def way(
         body = inner.body
     more = {"betas": _named(betas)} if host == "bedrock" else {}  # it has them in the body
     return _Translated(TO_HOSTS[host](body, model, max_tokens=limit, traits=traits, **more), inner)
+
+
+def _embedding(client: Api, host: Api, body: bytes, model: str, traits: Traits) -> Way:
+    if client != "embeddings":
+        raise InvalidRequest(
+            f"The model {model!r} makes embeddings only; ask it at /openai/v1/embeddings, "
+            "or name another model."
+        )
+    if host != client or traits.embeds is False:
+        raise InvalidRequest(
+            f"The model {model!r} makes no embeddings that this gateway can ask for; "
+            "name an embedding model."
+        )
+    return _Relayed(Embeddings(body, model, max_tokens=None, traits=traits))
 
 
 def _named(betas: bytes | None) -> list[str]:

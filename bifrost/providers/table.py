@@ -19,6 +19,7 @@ _PATHS: dict[Api, bytes] = {
     "messages": b"/v1/messages",
     "chat": b"/chat/completions",
     "responses": b"/responses",
+    "embeddings": b"/embeddings",
 }
 _MODELS: dict[Api, tuple[str, str]] = {  # whole, streamed: where the path says the model
     "bedrock": ("/model/%s/invoke", "/model/%s/invoke-with-response-stream"),
@@ -29,6 +30,7 @@ _COUNTS: dict[Api, bytes] = {
     "messages": b"/v1/messages/count_tokens",
     "vertex": b"/models/count-tokens:rawPredict",
 }
+ONLY: dict[str, Api] = {"responses": "responses", "embedding": "embeddings"}  # by mode
 LEAST_OUTPUT: dict[Api, int] = {"responses": 16}  # tokens; a lower limit is refused there
 
 
@@ -114,8 +116,8 @@ class Host:
 
     def serves(self, model: str, mode: str) -> bool:
         """Whether a model with that mode of the catalogue can be had here."""
-        apis = self.serving(model)
-        return bool(apis) and (mode == "chat" or (mode == "responses" and mode in apis))
+        apis, only = self.serving(model), ONLY.get(mode)
+        return only in apis if only is not None else bool(apis) and mode == "chat"
 
     def each(self) -> list[tuple[Host, float]]:
         """The host once per provider key that has a share of the traffic, with that share."""
