@@ -258,4 +258,6 @@ class Lanes:
             sampling=features.get("sampling_params", True),
             legacy_limit=host.row.legacy_limit,
             splits_reasoning=host.row.splits_reasoning,
+            caches=features.get("prompt_caching", False),
+            structured=features.get("native_structured_output", False),
         )

@@ -16,6 +16,7 @@ from bifrost.translate import foreign_thinking
 from bifrost.translate.anthropic_anthropic import AnthropicAnthropic
 from bifrost.translate.anthropic_bedrock import AnthropicBedrock
 from bifrost.translate.anthropic_chat import AnthropicChat
+from bifrost.translate.anthropic_converse import AnthropicConverse
 from bifrost.translate.anthropic_gemini import AnthropicGemini
 from bifrost.translate.anthropic_responses import AnthropicResponses
 from bifrost.translate.anthropic_vertex import AnthropicVertex
@@ -33,6 +34,7 @@ Translator = Callable[..., Translation]
 TO_HOSTS: dict[Api, Translator] = {
     "bedrock": AnthropicBedrock,
     "chat": AnthropicChat,
+    "converse": AnthropicConverse,
     "gemini": AnthropicGemini,
     "responses": AnthropicResponses,
     "vertex": AnthropicVertex,
@@ -103,7 +105,8 @@ def way(
         claude = replace(traits, adaptive=True, extra_high=True, forced_tools=True, prefill=True)
         inner = FROM_CLIENTS[client](body, model, max_tokens=limit, traits=claude)
         body = inner.body
-    more = {"betas": _named(betas)} if host == "bedrock" else {}  # it has them in the body
+    in_body = host in ("bedrock", "converse")  # they have the betas there
+    more = {"betas": _named(betas)} if in_body else {}
     return _Translated(TO_HOSTS[host](body, model, max_tokens=limit, traits=traits, **more), inner)
 
 

@@ -22,6 +22,7 @@ _PATHS: dict[Api, bytes] = {
 }
 _MODELS: dict[Api, tuple[str, str]] = {  # whole, streamed: where the path says the model
     "bedrock": ("/model/%s/invoke", "/model/%s/invoke-with-response-stream"),
+    "converse": ("/model/%s/converse", "/model/%s/converse-stream"),
     "gemini": ("/models/%s:generateContent", "/models/%s:streamGenerateContent?alt=sse"),
     "vertex": ("/models/%s:rawPredict", "/models/%s:streamRawPredict"),
 }

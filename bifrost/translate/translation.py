@@ -25,7 +25,8 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     ``forced_tools``: it can be made to call one; ``prefill``: to go on with what it is given to
     have said. ``legacy_limit``: it wants
     ``max_tokens`` where OpenAI wants ``max_completion_tokens``. ``splits_reasoning``: its counts of
-    reasoning tokens come on top of ``completion_tokens``.
+    reasoning tokens come on top of ``completion_tokens``. ``caches``: it caches prompts where they
+    are marked, ``structured``: it can be held to a JSON schema.
     """
 
     max_output: int | None = None
@@ -38,6 +39,8 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     sampling: bool = True
     legacy_limit: bool = False
     splits_reasoning: bool = False
+    caches: bool = False
+    structured: bool = False
 
 
 class Stream(Protocol):
