@@ -23,6 +23,7 @@ from bifrost.metering.usage import Usage
 from bifrost.usage.reprice import charge, used_of
 from tests.cloudhosts import INPUT, OUTPUT, Aws, Bedrock, Foundry, Mantle, Vertex
 from tests.commands import bifrost, until
+from tests.converse_oracle import checked
 from tests.issuer import Asked, Issuer, rsa_key
 from tests.running import KEY, RunningGateway, bearer, configuration, message
 
@@ -475,6 +476,29 @@ def test_bedrocks_other_models_by_converse(by: str, tmp_path: Path) -> None:
         if by == "signature":
             host.credentials = host.credentials._replace(secret_access_key="rotated")
             assert place.ask(message(model="llama")).status_code == 403
+    finally:
+        place.close()
+
+
+def test_tokens_of_models_that_converse_are_counted_there_or_by_size(tmp_path: Path) -> None:
+    host = Bedrock()
+    names = {"claude-haiku-4-5": NOVA, "llama": LLAMA}
+    place = Place(tmp_path, host, amazon("bedrock", host, "signature"), **names)
+    try:
+        told = {}
+        for model in names:
+            asked = {key: one for key, one in message(model=model).items() if key != "max_tokens"}
+            answer = place.ask(asked, "/v1/messages/count_tokens", anthropic_beta=BETAS)
+            assert answer.status_code == 200, answer.text
+            told[model] = answer.json()["input_tokens"]
+        assert told["claude-haiku-4-5"] == INPUT
+        assert 0 < told["llama"] < 100  # Bedrock does not count for it
+        assert [one.path for one in place.asked("/model/")] == [
+            f"/model/{model.removeprefix('us.')}/count-tokens" for model in (NOVA, LLAMA)
+        ]
+        sent = json.loads(place.asked("nova")[-1].body)
+        assert checked(sent, NOVA, count=True)["input"]["converse"].keys() == {"messages"}
+        assert place.spent() == 0
     finally:
         place.close()
 

@@ -116,6 +116,9 @@ def _named(betas: bytes | None) -> list[str]:
 
 def counting(host: Api, body: bytes, model: str) -> Way:
     """The way of an Anthropic client's token count, at a host that counts."""
+    if host == "converse":
+        counted = AnthropicConverse(body, model, max_tokens=None, traits=Traits(), count=True)
+        return _Translated(counted)
     if host == "vertex":
         return _Translated(AnthropicVertex(body, model, max_tokens=None, count=True))
     return _Relayed(AnthropicAnthropic(body, model, max_tokens=None))
