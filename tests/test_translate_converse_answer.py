@@ -7,7 +7,7 @@ from base64 import b64encode
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bifrost.mock.converse import frame
@@ -334,6 +334,7 @@ def test_events_that_are_new_say_nothing() -> None:
 TEXTS = st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=4)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["text", "thought", "call"]), TEXTS), max_size=5))
 def test_what_is_streamed_is_what_botocore_reads(blocks: list[tuple[str, list[str]]]) -> None:
     made = [START]

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bifrost.config.hosts import Api
@@ -147,7 +147,25 @@ def carried(client: Api, host: Api, pieces: list[bytes]) -> tuple[bytes, bytes]:
     return NOW.sub(b"", shown), NOW.sub(b"", metered)
 
 
+@pytest.mark.parametrize("host", ["bedrock", "vertex", "converse"])
+def test_claude_in_a_cloud_is_asked_for_no_more_than_it_can(host: Api) -> None:
+    """By clients of another dialect as by its own: the second step cannot know."""
+    function = {"name": "f", "parameters": {"type": "object"}}
+    asked = {"messages": SAID, "reasoning_effort": "high", "tool_choice": "required",
+             "tools": [{"type": "function", "function": function}]}  # fmt: skip
+    body = json.dumps({"model": "m", **asked}).encode()
+    less, more = (
+        way("chat", host, body, "anthropic.claude-x", None, traits).body
+        for traits in (Traits(forced_tools=False), Traits(adaptive=True))
+    )
+    for word in (b'"thinking"', b'"any"', b'"effort"'):
+        assert word not in less and word in more
+    other = way("chat", "converse", body, "us.amazon.nova-2-lite-v1:0", None, Traits(reasons=True))
+    assert b'"maxReasoningEffort"' in other.body and b'"any"' in other.body
+
+
 @pytest.mark.parametrize(("client", "host"), PAIRS)
+@settings(deadline=None)
 @given(st.tuples(TEXTS, TEXTS, TEXTS))
 def test_a_stream_says_the_same_however_it_comes(client: Api, host: Api, spoken: Spoken) -> None:
     if client == "gemini":  # which has objects for arguments, and no text

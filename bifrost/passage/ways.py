@@ -22,6 +22,7 @@ from bifrost.translate.anthropic_responses import AnthropicResponses
 from bifrost.translate.anthropic_vertex import AnthropicVertex
 from bifrost.translate.chat_anthropic import ChatAnthropic
 from bifrost.translate.chat_chat import ChatChat
+from bifrost.translate.converse_families import family
 from bifrost.translate.gemini_anthropic import GeminiAnthropic
 from bifrost.translate.gemini_gemini import GeminiGemini
 from bifrost.translate.responses_anthropic import ResponsesAnthropic
@@ -101,13 +102,19 @@ def way(
     if host == "messages":
         return _Rendered(FROM_CLIENTS[client](body, model, max_tokens=limit, traits=traits))
     inner = None
-    if client != "messages":  # through Claude's words; what the host lacks, the second step knows
-        claude = replace(traits, adaptive=True, extra_high=True, forced_tools=True, prefill=True)
-        inner = FROM_CLIENTS[client](body, model, max_tokens=limit, traits=claude)
+    if client != "messages":  # through Claude's words
+        said = traits
+        if not _is_claude(host, model):  # what another model lacks, the second step knows
+            said = replace(traits, adaptive=True, extra_high=True, forced_tools=True, prefill=True)
+        inner = FROM_CLIENTS[client](body, model, max_tokens=limit, traits=said)
         body = inner.body
     in_body = host in ("bedrock", "converse")  # they have the betas there
     more = {"betas": _named(betas)} if in_body else {}
     return _Translated(TO_HOSTS[host](body, model, max_tokens=limit, traits=traits, **more), inner)
+
+
+def _is_claude(host: Api, model: str) -> bool:
+    return host in ("bedrock", "vertex") or (host == "converse" and family(model).claude)
 
 
 def _named(betas: bytes | None) -> list[str]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from bifrost.errors import InvalidRequest
 from bifrost.translate.chat_request import Names
 from bifrost.translate.converse_families import Family
@@ -15,7 +17,8 @@ from bifrost.translate.converse_families import Family
 Json = dict[str, Any]
 
 NO_CALLS = "Do not call any tool in this turn; answer in words."
-MOST_SCHEMAS = 2_000  # in a tool's schema, each as often as it is referred to
+MOST_SCHEMAS = 2_000  # references in a tool's schema, each as often as it is referred to
+_encode = msgspec.json.Encoder().encode
 _DEFINITIONS = ("$defs", "definitions")
 
 
@@ -82,40 +85,51 @@ def _spec(tool: Json, names: Names, family: Family) -> Json:
 
 
 def plain(schema: Json) -> Json:
-    """A tool's schema with nothing but these three at its top, what it refers to put in place.
+    """A tool's schema with nothing but these three at its top.
 
-    Raises InvalidRequest for one that refers to so much that it would never end.
+    What it refers to is put in place, unless it grew by that: what a request may cost is reserved
+    by the size that the client's had. Then a reference is no more than its type.
     """
-    definitions = {
-        f"#/{key}/{name}": one
-        for key in _DEFINITIONS
-        for name, one in (schema.get(key) or {}).items()
-    }
-    inlined = _Inlined(definitions)
-    properties = {key: inlined(one, ()) for key, one in (schema.get("properties") or {}).items()}
+    made = _inlined(schema, MOST_SCHEMAS)
+    if made is None or len(_encode(made)) > len(_encode(schema)):
+        made = _inlined(schema, 0)
+    assert made is not None
+    return made
+
+
+def _inlined(schema: Json, most: int) -> Json | None:
+    """The schema with up to so many references put in place; None where there are more."""
+    inline = _Inlined(schema, most)
+    properties = {key: inline(one, ()) for key, one in (schema.get("properties") or {}).items()}
     made: Json = {"type": "object", "properties": properties}
+    if most and inline.left < 0:
+        return None
     return made | {"required": schema["required"]} if schema.get("required") else made
 
 
 class _Inlined:
-    """Puts definitions in the place of references; one that leads back to itself is any object."""
+    """Puts definitions in the place of references. One that leads back to itself, and any when no
+    more are ``left``, is only its type."""
 
-    def __init__(self, definitions: Json) -> None:
-        self._definitions, self._left = definitions, MOST_SCHEMAS
+    def __init__(self, schema: Json, most: int) -> None:
+        self._definitions = {
+            f"#/{key}/{name}": one
+            for key in _DEFINITIONS
+            for name, one in (schema.get(key) or {}).items()
+        }
+        self.left = most
 
     def __call__(self, given: Any, within: tuple[str, ...]) -> Any:
         if isinstance(given, list):
             return [self(one, within) for one in given]
         if not isinstance(given, dict):
             return given
-        self._left -= 1
-        if self._left < 0:
-            raise InvalidRequest("tools: a schema refers to more than this model can be told.")
         reference = given.get("$ref")
-        if isinstance(reference, str):
-            found = self._definitions.get(reference)
-            beside = {key: one for key, one in given.items() if key != "$ref"}
-            if found is None or reference in within:
-                return {"type": "object", **beside}
-            return {**self(found, (*within, reference)), **beside}
-        return {key: self(one, within) for key, one in given.items() if key not in _DEFINITIONS}
+        if not isinstance(reference, str):
+            return {key: self(one, within) for key, one in given.items() if key not in _DEFINITIONS}
+        self.left -= 1
+        found = self._definitions.get(reference, {})
+        beside = {key: one for key, one in given.items() if key != "$ref"}
+        if self.left < 0 or reference in within:
+            return {"type": found.get("type") or "object", **beside}
+        return {**self(found, (*within, reference)), **beside}
