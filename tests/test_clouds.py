@@ -203,12 +203,12 @@ def test_other_makers_models_on_vertex_speak_chat_or_cannot_be_had(vertex: Place
 
 def test_what_vertex_cannot_do_is_refused_before_it_is_asked(vertex: Place) -> None:
     servers = [{"type": "url", "url": "https://mcp.example", "name": "x"}]
-    before = len(vertex.issuer.asked)
+    before = len(vertex.asked("/models/"))
     answer = vertex.ask(message(model="claude-opus-4-5", mcp_servers=servers))
     assert answer.status_code == 400, answer.text
     scoped = {"type": "ephemeral", "scope": "global"}
     system = [{"type": "text", "text": "be brief", "cache_control": scoped}]
-    assert len(vertex.issuer.asked) == before
+    assert len(vertex.asked("/models/")) == before
     assert vertex.ask(message(model="claude-opus-4-5", system=system)).status_code == 200
     sent = json.loads(vertex.asked("claude-opus-4-5")[-1].body)
     assert sent["system"][0]["cache_control"] == {"type": "ephemeral"}
