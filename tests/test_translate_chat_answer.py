@@ -56,6 +56,7 @@ def test_nothing_is_free_where_the_host_counts_nothing() -> None:
     del told["usage"]
     used = answered(200, told)[1]["usage"]
     assert used["input_tokens"] > 0 and used["output_tokens"] >= 100
+    assert used["estimated"] == ["input_tokens", "output_tokens"]
 
 
 @pytest.mark.parametrize("said", [{}, {"prompt_tokens": 0, "completion_tokens": 0}])
@@ -66,12 +67,14 @@ def test_a_count_of_nothing_is_none(said: Any) -> None:
     parts = [chunk({"content": "word " * 100}), chunk({}, "stop"), chunk(usage=said), DONE]
     used = events(replayed(parts))[-2]["usage"]
     assert used["input_tokens"] == 77 and used["output_tokens"] >= 100
+    assert used["estimated"] == ["input_tokens", "output_tokens"]
 
 
 def test_half_a_count_keeps_what_was_counted() -> None:
     told = whole(content="word " * 100) | {"usage": {"prompt_tokens": 5}}
     used = answered(200, told)[1]["usage"]
     assert used["input_tokens"] == 5 and used["output_tokens"] >= 100
+    assert used["estimated"] == ["output_tokens"]
 
 
 @pytest.mark.parametrize(

@@ -279,7 +279,8 @@ def test_a_stream_without_its_usage_is_guessed() -> None:
     text = "word " * 90
     last = told(replayed(framed([START, delta(0, text=text), stopped(0), ended()[0]])))[-2]
     assert last["delta"]["stop_reason"] == "end_turn"
-    assert last["usage"] == {"input_tokens": 5, "output_tokens": 125}
+    assert (last["usage"]["input_tokens"], last["usage"]["output_tokens"]) == (5, 125)
+    assert last["usage"]["estimated"] == ["input_tokens", "output_tokens"]
 
 
 def test_an_answer_that_was_given_up_is_told_and_counted() -> None:

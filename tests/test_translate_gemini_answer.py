@@ -84,6 +84,7 @@ def test_nothing_is_free_where_the_host_counts_nothing(said: Any) -> None:
     assert used["input_tokens"] > 0 and used["output_tokens"] >= 100
     streamed = events(replayed([chunk(told)]))[-2]["usage"]
     assert streamed["input_tokens"] == 77 and streamed["output_tokens"] >= 100
+    assert used["estimated"] == streamed["estimated"] == ["input_tokens", "output_tokens"]
 
 
 @pytest.mark.parametrize(

@@ -266,6 +266,22 @@ def test_whole_floats_are_counts_and_the_rest_is_estimated() -> None:
     assert (usage.in_fresh, usage.out_text, usage.source) == (12, 10, "partial")
 
 
+def test_what_a_translator_guessed_is_not_called_reported() -> None:
+    """Hosts of other dialects may count nothing: the guess stands in the usage, and says so."""
+    guess = b'{"input_tokens":12,"output_tokens":3,"estimated":["input_tokens","output_tokens"]}'
+    half = b'{"input_tokens":12,"output_tokens":3,"estimated":["output_tokens"]}'
+    counted = b'{"input_tokens":20,"output_tokens":4}'
+    assert from_message(guess, "m").source == "estimated"
+    assert from_message(half, "m").source == "partial"
+    start = b'{"message":{"model":"m","usage":%b}}' % guess
+    for told, source in ((guess, "estimated"), (half, "partial"), (counted, "reported")):
+        delta = b'{"usage":%b}' % told
+        usage = from_stream(start, delta, output_bytes=9, stopped=True, input_estimate=5)
+        assert usage.source == source
+    cut = from_stream(start, None, output_bytes=9, stopped=False, input_estimate=5)
+    assert (cut.in_fresh, cut.source) == (12, "estimated")
+
+
 @pytest.mark.parametrize(
     "raw",
     [

@@ -118,6 +118,8 @@ class _Raw(_Counts, gc=False):
     speed: str | None = None
     inference_geo: str | None = None
     iterations: list[_Sampling] | None = None
+    # Our own word, of translators: which of these counts are by size, the host having told none.
+    estimated: list[str] | None = None
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -240,6 +242,7 @@ def _overlay(opened: _Raw, closed: _Raw) -> _Raw:
         opened.inference_geo = closed.inference_geo
     if closed.iterations is not None:
         opened.iterations = closed.iterations
+    opened.estimated = closed.estimated
     return opened
 
 
@@ -275,6 +278,8 @@ def _usage(
     if cut or raw.output_tokens is None:
         text = max(text, floor - think)
         source = "partial" if source == "reported" else source
+    if raw.estimated and source != "estimated":
+        source = "estimated" if "input_tokens" in raw.estimated else "partial"
     iterations: tuple[Iteration, ...] = ()
     if raw.iterations:
         top = _iteration((fresh, read, five, hour, text, think), None, "message")

@@ -29,7 +29,7 @@ class Crossing:
         client and host speak the same dialect."""
         self._exchange = exchange
         self._way = way
-        self._metered = b""
+        self._metered: list[bytes] = []
         self._shown = b""  # the last that the client got
         self.status = exchange.status
         streams = self.status == 200 and _type(exchange.headers).startswith(_STREAMS)
@@ -57,7 +57,7 @@ class Crossing:
 
     def metered(self) -> bytes:
         """What has been read since the last time, in Anthropic's dialect: for the meters."""
-        metered, self._metered = self._metered, b""
+        metered, self._metered = b"".join(self._metered), []
         return metered
 
     async def read(self) -> bytes:
@@ -75,7 +75,7 @@ class Crossing:
                     shown, metered = flow.finish()
             except SENSELESS as error:
                 raise _broken(error) from error
-            self._metered += metered
+            self._metered.append(metered)
             if shown:
                 self._shown = shown
                 return shown
@@ -88,7 +88,7 @@ class Crossing:
             self.status, piece = self._way.answer(self.status, body)
         except SENSELESS as error:
             raise _broken(error) from error
-        self._metered = piece.metered
+        self._metered = [piece.metered]
         return piece.shown
 
     def cancel(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from bifrost._fast.pieces import chunk_event, delta_data
 from bifrost.translate.event_stream import Frame, FrameReader
 from bifrost.translate.raw_json import dropped, edited
 from bifrost.translate.translation import SENSELESS
@@ -72,9 +73,19 @@ class BedrockStream:
         self._reader = FrameReader()
         self._over = False
         self._usual: object = None  # the headers of a chunk
+        self._block = b""  # the same as they came
+        self.said: tuple[bytes, bytes] | None = None  # see ``translation.Spoken``
 
     def feed(self, chunk: bytes) -> bytes:
         """The next bytes from Bedrock, cut anywhere; whole events."""
+        self.said = None
+        if self._reader.boundary and not self._over:
+            data = chunk_event(chunk, self._block)
+            if data is not None:
+                self.said = delta_data(data)
+                if self.said is not None:
+                    return b"event: content_block_delta\ndata: %b\n\n" % data
+                return self._data(data)
         return b"".join([self._event(frame) for frame in self._reader.feed(chunk)])
 
     def finish(self) -> bytes:
@@ -93,8 +104,10 @@ class BedrockStream:
                 return b'event: error\ndata: {"type":"error","error":%b}\n\n' % error
             if headers.get(":event-type") != "chunk":
                 return b""
-            self._usual = headers
-        data = _chunk(frame.payload).event
+            self._usual, self._block = headers, frame.block
+        return self._data(_chunk(frame.payload).event)
+
+    def _data(self, data: bytes) -> bytes:
         name = _typed(data).type
         if name is None:  # an event of another dialect
             return b""

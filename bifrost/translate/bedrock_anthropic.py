@@ -7,12 +7,14 @@ Claude Code 2.1.330 in its Bedrock mode (read 2026-11).
 from __future__ import annotations
 
 import re
-from base64 import b64decode, b64encode
+from base64 import b64decode
+from binascii import b2a_base64
 from typing import NamedTuple
 from urllib.parse import unquote
 
 import msgspec
 
+from bifrost._fast.pieces import delta
 from bifrost.errors import InvalidRequest
 from bifrost.translate.event_stream import encode, framed, headers_of
 from bifrost.translate.raw_json import Raw, members, object_of
@@ -46,6 +48,7 @@ _BROKEN = {
     "api_error": "internalServerException", "overloaded_error": "serviceUnavailableException",
     "rate_limit_error": "throttlingException", "timeout_error": "modelTimeoutException",
 }  # fmt: skip
+_DATA = len(b"event: content_block_delta\ndata: ")
 _encode = msgspec.json.Encoder().encode
 _betas = msgspec.json.Decoder(list[str] | None).decode
 _string = msgspec.json.Decoder(str).decode
@@ -192,6 +195,9 @@ class AnthropicStream:
 
     def feed(self, chunk: bytes) -> bytes:
         """The next bytes of the event stream, cut anywhere; whole frames."""
+        between = not (self._rest or self._data or self._over)
+        if between and len(chunk) <= MOST_EVENT and delta(chunk) is not None:
+            return _framed(chunk[_DATA:-2])
         self._rest += chunk
         if b"\n" not in chunk:
             self._check(len(self._rest))
@@ -223,7 +229,7 @@ class AnthropicStream:
     def _frame(self, data: bytes) -> bytes:
         told = _event(data)
         if told.type != "error":
-            return framed(_CHUNK, b'{"bytes":"%b"}' % b64encode(data))
+            return _framed(data)
         self._over = True
         error = told.error or _Error()
         headers = {
@@ -232,3 +238,7 @@ class AnthropicStream:
             ":message-type": "exception",
         }
         return encode(headers, _encode({"message": error.message or "The stream broke."}))
+
+
+def _framed(data: bytes) -> bytes:
+    return framed(_CHUNK, b'{"bytes":"%b"}' % b2a_base64(data, newline=False))

@@ -57,10 +57,7 @@ def counted(told: Json | None, traits: Traits, input_estimate: int, output_bytes
     guess = guessed(input_estimate, output_bytes)
     if not told:
         return guess
-    used = usage(told, traits)
-    if not told.get("prompt_tokens"):
-        used["input_tokens"] = guess["input_tokens"]
-    return used if used["output_tokens"] else used | {"output_tokens": guess["output_tokens"]}
+    return completed(usage(told, traits), guess, counts_input=bool(told.get("prompt_tokens")))
 
 
 def usage(told: Json, traits: Traits) -> Json:
@@ -79,9 +76,24 @@ def usage(told: Json, traits: Traits) -> Json:
 
 
 def guessed(input_estimate: int, output_bytes: int) -> Json:
-    """A usage where the host gave none: by size, so that nothing is free."""
+    """A usage where the host gave none: by size, so that nothing is free; ``estimated`` says which
+    counts are, to the client and to the meters."""
     output = -(-output_bytes // BYTES_A_TOKEN)
-    return {"input_tokens": max(1, input_estimate), "output_tokens": int(output)}
+    return {
+        "input_tokens": max(1, input_estimate),
+        "output_tokens": int(output),
+        "estimated": ["input_tokens", "output_tokens"],
+    }
+
+
+def completed(used: Json, guess: Json, *, counts_input: bool) -> Json:
+    """The host's usage with what it did not count, or counts as nothing, as ``guessed`` has it."""
+    missing = [] if counts_input else ["input_tokens"]
+    if not used["output_tokens"] and guess["output_tokens"]:
+        missing.append("output_tokens")
+    if not missing:
+        return used
+    return used | {name: guess[name] for name in missing} | {"estimated": missing}
 
 
 def stop_reason(told: str | None, *, called: bool, refused: bool) -> str:

@@ -7,14 +7,14 @@ from typing import Any
 
 import msgspec
 
-from bifrost.translate.anthropic_events import ARGUMENTS, TEXT, THINKING, AnthropicEvents, delta
+from bifrost._fast.pieces import delta
+from bifrost.translate.anthropic_events import AnthropicEvents
 from bifrost.translate.chat_completion import error, finish_reason, usage
 from bifrost.translate.messages_tools import ToolNames
 
 Json = dict[str, Any]
 _DELTAS = {"text_delta": ("text", b"content"), "thinking_delta": ("thinking", b"reasoning_content")}
 _SAID = {b"text": b"content", b"thinking": b"reasoning_content"}
-_NAMES = {TEXT: b"content", THINKING: b"reasoning_content"}
 _encode = msgspec.json.Encoder().encode
 DONE = b"data: [DONE]\n\n"
 
@@ -36,17 +36,14 @@ class ChatChunks:
         """The next of Claude's bytes, cut anywhere; whole chunks."""
         found = delta(chunk) if self._events.between else None
         if found is not None:
-            kind, text = found
-            if kind != ARGUMENTS:
-                return b'%b{"%b":%b}%b' % (self._lead, _NAMES[kind], text, self._tail)
-            return self._arguments(text) if text != b'""' else b""
+            return self.say(*found)
         return b"".join([self._told(event) for event in self._events.feed(chunk)])
 
-    def say(self, name: bytes, text: str) -> bytes:
+    def say(self, name: bytes, text: bytes) -> bytes:
         """As ``feed`` of one delta."""
         if name == b"partial_json":
-            return self._arguments(_encode(text))
-        return b'%b{"%b":%b}%b' % (self._lead, _SAID[name], _encode(text), self._tail)
+            return self._arguments(text) if text != b'""' else b""
+        return b'%b{"%b":%b}%b' % (self._lead, _SAID[name], text, self._tail)
 
     def finish(self) -> bytes:
         """Nothing: what Claude did not end stays without an end."""

@@ -165,8 +165,9 @@ class ChatStream(DataLines):
         if text:
             self._made += len(text) if text.isascii() else size(text)
             kind, name = DELTAS.get(key, CALL)
-            out.append(DELTA % (self._index, kind, name, _encode(text)))
-            self.said = name, text
+            piece = _encode(text)
+            out.append(DELTA % (self._index, kind, name, piece))
+            self.said = name, piece
 
     def _close(self, out: list[bytes]) -> None:
         if self._open == "thinking":

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from bifrost.translate import bedrock_answer
-from bifrost.translate.chat_answer import decoded, guessed, message, tool_use
+from bifrost.translate.chat_answer import completed, decoded, guessed, message, tool_use
 from bifrost.translate.chat_request import Names
 from bifrost.translate.converse_turns import SIGNED
 
@@ -55,15 +55,16 @@ def counted(told: object, input_estimate: int, output_bytes: int) -> Json:
     wrote = max(wrote, sum(kept.values()))
     hour = kept.get("1h", 0)
     fresh = _count(told.get("inputTokens"))
-    return {
-        "input_tokens": fresh if fresh or read or wrote else guess["input_tokens"],
+    used = {
+        "input_tokens": fresh,
         "cache_read_input_tokens": read,
         "cache_creation_input_tokens": wrote,
         "cache_creation": {
             "ephemeral_5m_input_tokens": wrote - hour, "ephemeral_1h_input_tokens": hour,
         },
-        "output_tokens": _count(told.get("outputTokens")) or guess["output_tokens"],
+        "output_tokens": _count(told.get("outputTokens")),
     }  # fmt: skip
+    return completed(used, guess, counts_input=bool(fresh or read or wrote))
 
 
 def _count(told: object) -> int:

@@ -55,7 +55,7 @@ class ConverseStream:
 
     def __init__(self, model: str, names: Names, input_estimate: int, *, claude: bool) -> None:
         """``claude``: it is Claude who answers, whose signatures hold."""
-        self.said: tuple[bytes, str] | None = None  # see ``translation.Spoken``
+        self.said: tuple[bytes, bytes] | None = None  # see ``translation.Spoken``
         self._reader = FrameReader()
         self._model, self._names, self._claude = model, names, claude
         self._estimate = max(1, input_estimate)
@@ -194,8 +194,9 @@ class ConverseStream:
 
     def _piece(self, named: tuple[bytes, bytes], text: str, out: list[bytes]) -> None:
         self._made += size(text)
-        out.append(DELTA % (self._index, *named, _encode(text)))
-        self.said = named[1], text
+        piece = _encode(text)
+        out.append(DELTA % (self._index, *named, piece))
+        self.said = named[1], piece
 
     def _close(self, out: list[bytes]) -> None:
         if self._open is None:

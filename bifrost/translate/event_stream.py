@@ -43,6 +43,7 @@ class Frame(NamedTuple):
 
     headers: Mapping[str, Value]
     payload: bytes
+    block: bytes = b""  # the headers as they came
 
 
 _PRELUDE = struct.Struct("!III")
@@ -127,7 +128,7 @@ def _frame(data: bytes) -> Frame:
     end = _PRELUDE.size + int.from_bytes(data[4:8])
     block = data[_PRELUDE.size : end]
     read = _known_headers if len(block) <= _REMEMBERED else _headers
-    return Frame(read(block), data[end:-4])
+    return Frame(read(block), data[end:-4], block)
 
 
 def _headers(block: bytes) -> Mapping[str, Value]:

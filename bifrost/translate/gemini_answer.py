@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from bifrost.translate import chat_answer
-from bifrost.translate.chat_answer import decoded, guessed, message, tool_use
+from bifrost.translate.chat_answer import completed, decoded, guessed, message, tool_use
 from bifrost.translate.chat_request import Names
 from bifrost.translate.gemini_request import SIGNED, signed
 
@@ -106,14 +106,14 @@ def counted(told: Json | None, input_estimate: int, output_bytes: int) -> Json:
     cached, thought = (told.get(f"{kind}TokenCount") or 0 for kind in ("cachedContent", "thoughts"))
     fresh = max(0, (told.get("promptTokenCount") or 0) - cached)
     used = fresh + (told.get("toolUsePromptTokenCount") or 0)
-    output = (told.get("candidatesTokenCount") or 0) + thought
-    return {
-        "input_tokens": used if told.get("promptTokenCount") else guess["input_tokens"],
+    shown = {
+        "input_tokens": used,
         "cache_read_input_tokens": cached,
         "cache_creation_input_tokens": 0,
-        "output_tokens": output or guess["output_tokens"],
+        "output_tokens": (told.get("candidatesTokenCount") or 0) + thought,
         "output_tokens_details": {"thinking_tokens": thought},
     }
+    return completed(shown, guess, counts_input=bool(told.get("promptTokenCount")))
 
 
 def answer(

@@ -27,8 +27,12 @@ _encode = msgspec.json.Encoder().encode
 
 
 def encoded(told: Json) -> bytes:
-    """An object as Google's clients read it: JavaScript's takes these two for the end of a line."""
-    made = _encode(told)
+    """An object as Google's clients read it."""
+    return one_line(_encode(told))
+
+
+def one_line(made: bytes) -> bytes:
+    """JSON without two characters that JavaScript's clients take for the end of a line."""
     if b"\xe2\x80" in made:
         made = made.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
     return made

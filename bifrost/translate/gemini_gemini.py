@@ -9,14 +9,16 @@ from typing import Any
 
 import msgspec
 
+from bifrost._fast.pieces import event_data
 from bifrost.errors import InvalidRequest
 from bifrost.translate.chat_answer import BYTES_A_TOKEN, decoded, guessed
 from bifrost.translate.chat_answer import message as begun
-from bifrost.translate.chat_stream import DELTA, DELTAS, event
+from bifrost.translate.chat_stream import DELTA, DELTAS, event, size
 from bifrost.translate.data_lines import MOST_LINE
 from bifrost.translate.gemini_answer import blocked, broken, counted, masked
 from bifrost.translate.gemini_request import UNSIGNED
 from bifrost.translate.gemini_signature import holds_sealed, is_sealed
+from bifrost.translate.gemini_stream import NOTHING, chunk_of
 from bifrost.translate.translation import SENSELESS, Stream, Traits
 
 Json = dict[str, Any]
@@ -80,11 +82,14 @@ class GeminiMeter:
         self._model, self._estimate = model, max(1, input_estimate)
         self._rest = b""
         self._made = 0  # bytes of output
-        self._used: Json | None = None
+        self._used = msgspec.Raw(b"null")
         self._started = self._over = self._ended = False
 
     def feed(self, chunk: bytes) -> bytes:
         """The next bytes from the host, cut anywhere."""
+        data = None if self._rest else event_data(chunk)
+        if data is not None:
+            return self._data(data.strip())
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         if len(self._rest) > MOST_LINE:
             raise ValueError("a line without an end")
@@ -96,31 +101,42 @@ class GeminiMeter:
         if self._over or not self._ended:
             return made
         self._over = True
-        used = counted(self._used, self._estimate, self._made)
+        used = counted(decoded(bytes(self._used)), self._estimate, self._made)
         ended = event("message_delta", delta={"stop_reason": "end_turn"}, usage=used)
         return made + ended + event("message_stop")
 
     def _line(self, line: bytes) -> bytes:
-        data = line[5:].strip() if line.startswith(b"data:") else line.strip()
+        return self._data(line[5:].strip() if line.startswith(b"data:") else line.strip())
+
+    def _data(self, data: bytes) -> bytes:
         if self._over or not data.startswith((b"{", b"[")):
             return b""
-        told = decoded(data)
-        told = told[0] if isinstance(told, list) else told
-        if told.get("error"):
+        told = chunk_of(data)
+        if told.error:
             self._over = True
-            return event("error", error=broken(told))
+            return event("error", error=broken({"error": told.error}))
         made = b""
         if not self._started:
             self._started = True
-            shell = begun(told.get("responseId"), self._model, guessed(self._estimate, 0))
+            shell = begun(told.responseId, self._model, guessed(self._estimate, 0))
             made = event("message_start", message=shell)
-        self._used = told.get("usageMetadata") or self._used
-        ends = [one for one in told.get("candidates") or () if one.get("finishReason")]
-        self._ended = self._ended or bool(ends or blocked(told))
-        for text in _said(told):
-            self._made += len(text.encode("utf-8", "replace"))
-            made += DELTA % (0, *DELTAS["text"], _encode(text))
+        if len(told.usageMetadata) > NOTHING:
+            self._used = told.usageMetadata
+        if told.promptFeedback:
+            self._ended = self._ended or bool(blocked(decoded(data)))
+        for candidate in told.candidates or ():
+            if candidate.finishReason:
+                self._ended = True
+            for part in candidate.parts():
+                if part.text:
+                    made += self._said(part.text)
+                elif part.functionCall:
+                    made += self._said(_encode(part.functionCall.get("args")).decode())
         return made
+
+    def _said(self, text: str) -> bytes:
+        self._made += size(text)
+        return DELTA % (0, *DELTAS["text"], _encode(text))
 
 
 def _unsealed(contents: list[Json]) -> list[Json]:

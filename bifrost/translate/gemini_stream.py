@@ -26,7 +26,7 @@ Json = dict[str, Any]
 _encode = msgspec.json.Encoder().encode
 
 
-class _Chunk(msgspec.Struct, gc=False):
+class Chunk(msgspec.Struct, gc=False):
     """What of a chunk is looked at; nothing else is made an object of."""
 
     error: Any = None
@@ -37,8 +37,8 @@ class _Chunk(msgspec.Struct, gc=False):
 
 
 _SHORT = 16  # bytes; a chunk that says something has more
-_chunk = msgspec.json.Decoder(_Chunk).decode
-_NOTHING = len(b"null")  # bytes of a usage that says nothing
+_chunk = msgspec.json.Decoder(Chunk).decode
+NOTHING = len(b"null")  # bytes of a usage that says nothing
 
 
 class GeminiStream(DataLines):
@@ -65,10 +65,7 @@ class GeminiStream(DataLines):
     def _event(self, data: bytes, out: list[bytes]) -> None:
         if len(data) < _SHORT and data.strip() in (b"", b"[DONE]"):
             return
-        try:
-            told = _chunk(data)
-        except (msgspec.ValidationError, RecursionError):
-            told = _odd(data)
+        told = chunk_of(data)
         if told.error:
             self._fail(broken({"error": told.error}), out)
             return
@@ -76,7 +73,7 @@ class GeminiStream(DataLines):
             self._started = True
             begun = message(told.responseId, self._model, guessed(self._estimate, 0))
             out.append(event("message_start", message=begun))
-        if len(told.usageMetadata) > _NOTHING:
+        if len(told.usageMetadata) > NOTHING:
             self._used = told.usageMetadata
         if told.promptFeedback:
             self._reason = blocked(decoded(data)) or self._reason
@@ -98,8 +95,9 @@ class GeminiStream(DataLines):
             self._open = kind
         self._made += size(text)
         of_kind, name = DELTAS[kind]
-        out.append(DELTA % (self._index, of_kind, name, _encode(text)))
-        self.said = name, text
+        piece = _encode(text)
+        out.append(DELTA % (self._index, of_kind, name, piece))
+        self.said = name, piece
 
     def _call(self, call: Json, signature: str, out: list[bytes]) -> None:
         thought = self._open == "thinking"
@@ -142,13 +140,17 @@ class GeminiStream(DataLines):
         out.append(event("message_stop"))
 
 
-def _odd(data: bytes) -> _Chunk:
-    """A chunk that comes in a list, or an error. Raises ValueError for all else."""
-    told = decoded(data)
+def chunk_of(data: bytes) -> Chunk:
+    """What a line's data tell: a chunk, also one in a list, or an error. Raises ValueError for all
+    else."""
+    try:
+        return _chunk(data)
+    except (msgspec.ValidationError, RecursionError):
+        told = decoded(data)
     told = told[0] if isinstance(told, list) else told
     try:
         if told.get("error"):
-            return _Chunk(error=told["error"])
+            return Chunk(error=told["error"])
         return _chunk(_encode(told))
     except (msgspec.ValidationError, AttributeError) as error:
         raise ValueError("a chunk of another shape") from error

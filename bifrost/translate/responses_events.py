@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
+from bifrost._fast.pieces import delta
 from bifrost.translate import anthropic_anthropic
-from bifrost.translate.anthropic_events import ARGUMENTS, TEXT, THINKING, delta
 from bifrost.translate.data_lines import MOST_LINE
 from bifrost.translate.responses_items import Events, Item, item
 from bifrost.translate.responses_object import Response, cut, limited, refusal, usage
@@ -18,9 +18,6 @@ _KNOWN = {
     "message_start", "content_block_start", "content_block_delta", "content_block_stop",
     "message_delta", "message_stop", "error",
 }  # fmt: skip
-_SAID = {name.encode(): name for name in ("text", "thinking", "partial_json")}
-_GIVEN = {TEXT: "text", THINKING: "thinking", ARGUMENTS: "partial_json"}
-_text = msgspec.json.Decoder(str).decode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -43,10 +40,8 @@ class ResponsesStream:
     def feed(self, chunk: bytes) -> bytes:
         """The next bytes from the host, cut anywhere; whole events."""
         found = delta(chunk) if self._open is not None and not self._rest else None
-        if found is not None and self._open is not None and not self._over:
-            kind, text = found
-            self._open.say(_GIVEN[kind], _text(text))
-            return self._events.taken()
+        if found is not None:
+            return self.say(*found)
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         if len(self._rest) > MOST_LINE:
             raise ValueError("a line without an end")
@@ -54,12 +49,11 @@ class ResponsesStream:
             self._line(line)
         return self._events.taken()
 
-    def say(self, name: bytes, text: str) -> bytes:
+    def say(self, name: bytes, text: bytes) -> bytes:
         """As ``feed`` of one delta."""
-        item = self._open
-        if item is None or self._over:
+        if self._open is None or self._over:
             return b""
-        item.say(_SAID[name], text)
+        self._open.say(name, text)
         return self._events.taken()
 
     def finish(self) -> bytes:

@@ -13,8 +13,11 @@ from bifrost.translate.responses_object import Response, called, free_text, reas
 Json = dict[str, Any]
 
 _LEAD = b'event: response.%b.delta\ndata: {"type":"response.%b.delta","sequence_number":'
+_BEHIND = b',"item_id":%b,"output_index":%d,%b"delta":'
 _encode = msgspec.json.Encoder().encode
 _object = msgspec.json.Decoder(dict[str, Any]).decode
+_text = msgspec.json.Decoder(str).decode
+_EMPTY = b'""'
 
 
 class Events:
@@ -31,12 +34,12 @@ class Events:
         self._number += 1
         self._made.append(b"event: response.%b\ndata: %b\n\n" % (kind.encode(), _encode(told)))
 
-    def delta(self, lead: bytes, place: bytes, text: str) -> None:
-        """A piece of an item: ``lead`` to the event's number, ``place`` from there to the text.
+    def delta(self, lead: bytes, place: bytes, piece: bytes) -> None:
+        """A piece of an item: ``lead`` to the event's number, ``place`` from there to the text, and
+        that in JSON.
 
         What most of a stream is made of, put together without an object.
         """
-        piece = _encode(text)
         self._made.append(b"%b%d%b%b}\n\n" % (lead, self._number, place, piece))
         self._number += 1
         self.size += len(piece) - 2
@@ -49,21 +52,32 @@ class Events:
         return made
 
 
+class Pieces(list[bytes]):
+    """A text that comes in pieces of JSON, each with its quotes; read when it is whole."""
+
+    def whole(self) -> str:
+        """All of it."""
+        return _text(b'"%b"' % b"".join([piece[1:-1] for piece in self]))
+
+
 class Item:
     """An item under way. ``item`` is what the response has of it, None as long as there is none."""
 
-    def __init__(self, events: Events, name: str, index: int) -> None:
+    def __init__(
+        self, events: Events, name: str, index: int, kind: bytes, more: bytes = b""
+    ) -> None:
+        """``kind`` of its deltas, and what ``more`` stands in each."""
         self.item: Json | None = None
         self._events, self._name, self._index = events, name, index
-        self._around: dict[bytes, tuple[bytes, bytes]] = {}  # a kind's deltas, made once
+        self._lead = _LEAD % (kind, kind)
+        self._behind = _BEHIND % (_encode(name), index, more)  # the number
         self._place: Json = {"item_id": name, "output_index": index}
 
     def feed(self, delta: Json) -> None:
         """Takes a delta of the block."""
 
-    def say(self, name: str, text: str) -> None:
-        """Takes a delta that holds no more than that member."""
-        self.feed({name: text})
+    def say(self, name: bytes, text: bytes) -> None:
+        """Takes a delta that holds no more than that member, whose text is in JSON."""
 
     def close(self) -> bool:
         """The block's end; False where it is not whole, and ``done`` waits to be called."""
@@ -77,51 +91,41 @@ class Item:
         self.item = item
         self._events.say("output_item.added", output_index=self._index, item=item)
 
-    def _piece(self, kind: bytes, text: str, more: bytes = b"") -> None:
-        around = self._around.get(kind)
-        if around is None:
-            place = b',"item_id":%b,"output_index":%d,%b"delta":'
-            around = _LEAD % (kind, kind), place % (_encode(self._name), self._index, more)
-            self._around[kind] = around
-        lead, place = around
-        self._events.delta(lead, place, text)
+    def _piece(self, piece: bytes) -> None:
+        self._events.delta(self._lead, self._behind, piece)
 
 
 class Words(Item):
     """A message, from a block of text; none as long as there is no text in it."""
 
     def __init__(self, events: Events, name: str, index: int, block: Json) -> None:
-        super().__init__(events, name, index)
-        self._texts: list[str] = []
+        super().__init__(events, name, index, b"output_text", b'"content_index":0,"logprobs":[],')
+        self._text = Pieces()
         self.feed(block)
 
     def feed(self, delta: Json) -> None:
         """Takes a delta of the block."""
-        text = delta.get("text")
-        if not text:
-            return
+        if delta.get("text"):
+            self._said(_encode(delta["text"]))
+
+    def say(self, name: bytes, text: bytes) -> None:
+        """Takes a delta that holds no more than that member."""
+        if name == b"text" and text != _EMPTY:
+            self._said(text)
+
+    def _said(self, piece: bytes) -> None:
         if self.item is None:
             self._opened({**spoken(self._name, ""), "status": "in_progress", "content": []})
             self._place["content_index"] = 0
             part = spoken(self._name, "")["content"][0]
             self._events.say("content_part.added", **self._place, part=part)
-        self._said(text)
-
-    def say(self, name: str, text: str) -> None:
-        """Takes a delta that holds no more than that member."""
-        if self.item is None or name != "text":
-            self.feed({name: text})
-        elif text:
-            self._said(text)
-
-    def _said(self, text: str) -> None:
-        self._texts.append(text)
-        self._piece(b"output_text", text, b'"content_index":0,"logprobs":[],')
+        self._text.append(piece)
+        self._piece(piece)
 
     def close(self) -> bool:
         """The block's end."""
         if self.item is not None:
-            text = "".join(self._texts)
+            text = self._text.whole()
             self.item = spoken(self._name, text)
             self._events.say("output_text.done", **self._place, text=text, logprobs=[])
             part = self.item["content"][0]
@@ -134,9 +138,9 @@ class Thoughts(Item):
     """A reasoning item, from a block of thinking, its text as the summary."""
 
     def __init__(self, events: Events, name: str, index: int, block: Json) -> None:
-        super().__init__(events, name, index)
+        super().__init__(events, name, index, b"reasoning_summary_text", b'"summary_index":0,')
         self._opened(reasoning(name, "", None))
-        self._texts: list[str] = []
+        self._text = Pieces()
         self._signature = ""
         self._data = block.get("data")
         self.feed(block)
@@ -144,19 +148,25 @@ class Thoughts(Item):
     def feed(self, delta: Json) -> None:
         """Takes a delta of the block."""
         self._signature += delta.get("signature") or ""
-        text = delta.get("thinking")
-        if not text:
-            return
-        if not self._texts:
+        if delta.get("thinking"):
+            self._said(_encode(delta["thinking"]))
+
+    def say(self, name: bytes, text: bytes) -> None:
+        """Takes a delta that holds no more than that member."""
+        if name == b"thinking" and text != _EMPTY:
+            self._said(text)
+
+    def _said(self, piece: bytes) -> None:
+        if not self._text:
             self._place["summary_index"] = 0
             part = {"type": "summary_text", "text": ""}
             self._events.say("reasoning_summary_part.added", **self._place, part=part)
-        self._texts.append(text)
-        self._piece(b"reasoning_summary_text", text, b'"summary_index":0,')
+        self._text.append(piece)
+        self._piece(piece)
 
     def close(self) -> bool:
         """The block's end."""
-        text = "".join(self._texts)
+        text = self._text.whole()
         block: Json | None = None
         if self._data:
             block = {"type": "redacted_thinking", "data": self._data}
@@ -178,45 +188,44 @@ class Call(Item):
     """
 
     def __init__(self, events: Events, name: str, index: int, block: Json, tool: Tool) -> None:
-        super().__init__(events, name, index)
+        kind = b"custom_tool_call_input" if tool.free else b"function_call_arguments"
+        super().__init__(events, name, index, kind)
         self._tool, self._call_id = tool, block["id"]
-        self._text = FreeText() if tool.free else None
-        self._kind = b"custom_tool_call_input" if tool.free else b"function_call_arguments"
-        self._pieces: list[str] = []
+        self._free = FreeText() if tool.free else None
+        self._given = Pieces()
         self._first = block.get("input")  # some hosts give the input here
         self._opened(self._called("", "in_progress"))
 
     def feed(self, delta: Json) -> None:
         """Takes a delta of the block."""
-        piece = delta.get("partial_json")
-        if not piece:
-            return
-        self._say(piece)
+        if delta.get("partial_json"):
+            self._said(_encode(delta["partial_json"]))
 
-    def say(self, name: str, text: str) -> None:
+    def say(self, name: bytes, text: bytes) -> None:
         """Takes a delta that holds no more than that member."""
-        if text and name == "partial_json":
-            self._say(text)
+        if name == b"partial_json" and text != _EMPTY:
+            self._said(text)
 
-    def _say(self, piece: str) -> None:
-        self._pieces.append(piece)
-        text = piece if self._text is None else self._text.feed(piece)
-        if text:
-            self._piece(self._kind, text)
+    def _said(self, piece: bytes) -> None:
+        self._given.append(piece)
+        if self._free is None:
+            self._piece(piece)
+        elif text := self._free.feed(_text(piece)):
+            self._piece(_encode(text))
 
     def close(self) -> bool:
         """The block's end; False where it is not whole, and ``done`` waits to be called."""
-        if not self._pieces:
+        if not self._given:
             self.feed({"partial_json": _encode(self._first or {}).decode()})
-        given = "".join(self._pieces)
+        given = self._given.whole()
         try:
             _object(given)
         except (ValueError, RecursionError):
-            given = given if self._text is None else self._text.read
+            given = given if self._free is None else self._free.read
             self.item = self._called(given, "incomplete")
             return False
-        if self._text is not None:
-            given = self._rest(self._text.read, free_text(given))
+        if self._free is not None:
+            given = self._rest(self._free.read, free_text(given))
         self.item = self._called(given, "completed")
         self.done()
         return True
@@ -225,10 +234,10 @@ class Call(Item):
         """Says that the item is whole. Raises ValueError for half a text, which nobody may run."""
         assert self.item is not None
         whole = self.item["status"] == "completed"
-        if self._text is not None and not whole:
+        if self._free is not None and not whole:
             raise ValueError("a call whose input is no JSON")
         self.item["status"] = "completed"
-        if self._text is not None:
+        if self._free is not None:
             kind, given = "custom_tool_call_input.done", {"input": self.item["input"]}
         else:
             arguments = self.item["arguments"]
@@ -242,7 +251,7 @@ class Call(Item):
         if not given.startswith(read):
             return read
         if given != read:
-            self._piece(self._kind, given[len(read) :])
+            self._piece(_encode(given[len(read) :]))
         return given
 
     def _called(self, given: str, status: str) -> Json:

@@ -8,11 +8,13 @@ from typing import Any
 
 import msgspec
 
+from bifrost._fast.pieces import event_data
 from bifrost.errors import InvalidRequest
-from bifrost.translate.chat_answer import BYTES_A_TOKEN, broken, decoded, guessed, masked
+from bifrost.translate.chat_answer import BYTES_A_TOKEN, broken, completed, decoded, guessed, masked
 from bifrost.translate.chat_answer import message as begun
 from bifrost.translate.chat_stream import DELTA, size
 from bifrost.translate.data_lines import MOST_LINE
+from bifrost.translate.responses_stream import Event, event_of
 from bifrost.translate.translation import SENSELESS, Stream, Traits
 
 Json = dict[str, Any]
@@ -81,18 +83,21 @@ class ResponsesMeter:
 
     def feed(self, chunk: bytes) -> bytes:
         """The next bytes from the host, cut anywhere."""
+        data = None if self._rest else event_data(chunk)
+        if data is not None:
+            return self._told(event_of(data), data)
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         if len(self._rest) > MOST_LINE:
             raise ValueError("a line without an end")
-        told = [self._told(decoded(line[5:])) for line in lines if line[:5] == b"data:"]
-        return b"".join(told)
+        told = [line[5:] for line in lines if line[:5] == b"data:"]
+        return b"".join([self._told(event_of(data), data) for data in told])
 
     def finish(self) -> bytes:
         """Nothing: a stream that was cut short gets no end."""
         return b""
 
-    def _told(self, event: Json) -> bytes:
-        kind = str(event.get("type"))
+    def _told(self, event: Event, data: bytes) -> bytes:
+        kind = str(event.type)
         made = b""
         if not self._started:
             self._started = True
@@ -100,14 +105,14 @@ class ResponsesMeter:
             made = _event("message_start", message=shell)
         if self._over:
             return made
-        if kind.endswith(".delta") and isinstance(event.get("delta"), str):
-            self._made += size(event["delta"])
-            return made + DELTA % (0, b"text_delta", b"text", _encode(event["delta"]))
+        if kind.endswith(".delta") and isinstance(event.delta, str):
+            self._made += size(event.delta)
+            return made + DELTA % (0, b"text_delta", b"text", _encode(event.delta))
         if kind in _ENDS:
-            return made + self._end(kind, event["response"])
+            return made + self._end(kind, event.response)
         if kind == "error":
             self._over = True
-            return made + _event("error", error=broken(event))
+            return made + _event("error", error=broken(decoded(data)))
         return made
 
     def _end(self, kind: str, response: Json) -> bytes:
@@ -130,14 +135,14 @@ def _counted(told: Json | None, input_estimate: int, output_bytes: int) -> Json:
     given = told.get("input_tokens_details") or {}
     read, wrote = given.get("cached_tokens") or 0, given.get("cache_write_tokens") or 0
     thought = (told.get("output_tokens_details") or {}).get("reasoning_tokens") or 0
-    whole = told.get("input_tokens") or guess["input_tokens"]
-    return {
-        "input_tokens": max(0, whole - read - wrote),
+    shown = {
+        "input_tokens": max(0, (told.get("input_tokens") or 0) - read - wrote),
         "cache_read_input_tokens": read,
         "cache_creation_input_tokens": wrote,
-        "output_tokens": told.get("output_tokens") or guess["output_tokens"],
+        "output_tokens": told.get("output_tokens") or 0,
         "output_tokens_details": {"thinking_tokens": thought},
     }
+    return completed(shown, guess, counts_input=bool(told.get("input_tokens")))
 
 
 def _event(name: str, **fields: Any) -> bytes:

@@ -41,7 +41,7 @@ _DELTAS = {
 _encode = msgspec.json.Encoder().encode
 
 
-class _Event(msgspec.Struct, gc=False):
+class Event(msgspec.Struct, gc=False):
     """What of an event is looked at; nothing else is made an object of."""
 
     type: Any = None
@@ -55,7 +55,7 @@ class _Event(msgspec.Struct, gc=False):
 
 
 _SHORT = 16  # bytes; an event has more
-_event = msgspec.json.Decoder(_Event).decode
+_event = msgspec.json.Decoder(Event).decode
 
 
 class _Block:
@@ -92,11 +92,7 @@ class ResponsesStream(DataLines):
     def _event(self, data: bytes, out: list[bytes]) -> None:
         if len(data) < _SHORT and data.strip() in (b"", b"[DONE]"):
             return
-        try:
-            told = _event(data)
-        except (msgspec.ValidationError, RecursionError) as error:
-            decoded(data)
-            raise ValueError("an event of another shape") from error
+        told = event_of(data)
         kind = told.type or ("error" if told.error else "")
         if self._started and kind in _KINDS:
             self._delta(kind, told, out)
@@ -116,7 +112,7 @@ class ResponsesStream(DataLines):
         self._over = True
         out.append(event("error", error=failed(error)[1]))
 
-    def _answer(self, kind: str, told: _Event, out: list[bytes]) -> None:
+    def _answer(self, kind: str, told: Event, out: list[bytes]) -> None:
         number = told.output_index or 0
         if kind in _KINDS:
             self._delta(kind, told, out)
@@ -132,7 +128,7 @@ class ResponsesStream(DataLines):
         elif kind in ("response.completed", "response.incomplete"):
             self._end({"status": kind[9:], **(told.response or {})}, out)
 
-    def _delta(self, kind: str, told: _Event, out: list[bytes]) -> None:
+    def _delta(self, kind: str, told: Event, out: list[bytes]) -> None:
         shape, text, number = _KINDS[kind], told.delta, told.output_index or 0
         self._refused = self._refused or kind == "response.refusal.delta"
         if not text or (shape == "tool_use" and number not in self._calls):
@@ -195,8 +191,9 @@ class ResponsesStream(DataLines):
 
     def _say(self, block: _Block, text: str, out: list[bytes]) -> None:
         kind, name = _DELTAS[block.begun["type"]]
-        out.append(DELTA % (self._index, kind, name, _encode(text)))
-        self.said = name, text
+        piece = _encode(text)
+        out.append(DELTA % (self._index, kind, name, piece))
+        self.said = name, piece
 
     def _begin(self, key: Key, block: _Block, out: list[bytes]) -> None:
         self._release(out)
@@ -251,3 +248,12 @@ class ResponsesStream(DataLines):
         delta = {"stop_reason": reason, "stop_sequence": None}
         out.append(event("message_delta", delta=delta, usage=used))
         out.append(event("message_stop"))
+
+
+def event_of(data: bytes) -> Event:
+    """What a line's data tell. Raises ValueError where they are no event."""
+    try:
+        return _event(data)
+    except (msgspec.ValidationError, RecursionError) as error:
+        decoded(data)
+        raise ValueError("an event of another shape") from error

@@ -60,16 +60,17 @@ class Stream(Protocol):
 @runtime_checkable
 class Spoken(Stream, Protocol):
     """A stream that becomes Anthropic's. ``said``: what the last ``feed`` made, if that is one
-    delta of a block and no more: (b"text", b"thinking" or b"partial_json", what it says)."""
+    delta of a block and no more: (b"text", b"thinking" or b"partial_json", what it says in JSON).
+    """
 
-    said: tuple[bytes, str] | None
+    said: tuple[bytes, bytes] | None
 
 
 @runtime_checkable
 class Retold(Stream, Protocol):
     """A stream of Anthropic's that becomes another dialect's."""
 
-    def say(self, name: bytes, text: str) -> bytes:
+    def say(self, name: bytes, text: bytes) -> bytes:
         """What ``feed`` makes of one delta of the open block, as ``Spoken.said`` has it: so that
         nobody needs to read again what was just written."""
 
