@@ -27,6 +27,7 @@ from bifrost.mock import MockOptions, MockServer, running
 from bifrost.passage.crossing import Crossing
 from bifrost.passage.ways import FROM_CLIENTS, RELAYS, TO_HOSTS, Way, way
 from bifrost.translate.bedrock_anthropic import AnthropicStream as ToBedrock
+from bifrost.translate.event_stream import FrameReader, framed, headers_of
 from bifrost.translate.translation import Stream, Traits
 from bifrost.upstream.pool import Exchange
 
@@ -40,7 +41,9 @@ PATHS: dict[Api, str] = {
     "chat": "/v1/chat/completions",
     "responses": "/v1/responses",
     "gemini": _GEMINI,
+    "converse": "/model/us.amazon.nova-pro-v1:0/converse-stream",
 }
+_MODELS: dict[Api, str] = {"gemini": "gemini-3-pro", "converse": "us.amazon.nova-pro-v1:0"}
 _SAID = [{"role": "user", "content": "Go"}]
 _SHELL = {"type": "object", "properties": {"command": {"type": "string"}}}
 _FUNCTION = {"name": "bash", "parameters": _SHELL}
@@ -68,7 +71,8 @@ class Played:
     complete, received = True, 0
 
     def __init__(self, host: Api, pieces: Sequence[bytes]) -> None:
-        self.headers = ((b"content-type", _FRAMES if host == "bedrock" else _EVENTS),)
+        in_frames = host in ("bedrock", "converse")
+        self.headers = ((b"content-type", _FRAMES if in_frames else _EVENTS),)
         self._pieces = iter(pieces)
 
     async def read(self) -> bytes:
@@ -78,10 +82,11 @@ class Played:
 
 def stream(server: MockServer, host: Api) -> list[bytes]:
     """The events of an answer of that host."""
-    client: Api = "messages" if host == "gemini" else host
+    translated = host in ("gemini", "converse")
+    client: Api = "messages" if translated else host
     body = msgspec.json.encode({"model": "gpt-5.1", "stream": True, **ASKED[client]})
-    if host == "gemini":
-        body = way("messages", "gemini", body, "gemini-3-pro", None, TRAITS).body
+    if translated:
+        body = way("messages", host, body, _MODELS[host], None, TRAITS).body
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     try:
         headers = {"authorization": "Bearer any", "content-type": "application/json"}
@@ -90,6 +95,10 @@ def stream(server: MockServer, host: Api) -> list[bytes]:
         told = answer.read()
         if answer.status != 200:
             raise RuntimeError(f"{host}: the mock answered {answer.status}: {told[:200]!r}")
+        if host == "converse":
+            return [
+                framed(headers_of(one.headers), one.payload) for one in FrameReader().feed(told)
+            ]
         return [event for event in _END.split(told) if event]
     finally:
         connection.close()

@@ -255,4 +255,6 @@ class Lanes:
             legacy_limit=host.row.legacy_limit,
             splits_reasoning=host.row.splits_reasoning,
             embeds=None if mode is None else mode == "embedding",
+            caches=features.get("prompt_caching", False),
+            structured=features.get("native_structured_output", False),
         )

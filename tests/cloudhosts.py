@@ -17,6 +17,9 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as Theirs
 
+from bifrost.mock import MockOptions
+from bifrost.mock.exchange import Request
+from bifrost.mock.provider import Provider
 from bifrost.sigv4 import Credentials
 from bifrost.translate.event_stream import encode
 from tests.issuer import Answer, Asked
@@ -259,11 +262,13 @@ class Mantle(Aws):
 
 
 class Bedrock(Aws):
-    """Bedrock's InvokeModel. ``cut``: its streams end in the middle of a frame. ``works``: where a
-    shell is offered, it has a file read and tells what stands there."""
+    """Bedrock's InvokeModel and, by the mock provider, Converse. ``cut``: its streams end in the
+    middle of a frame. ``works``: where a shell is offered, it has a file read and tells what stands
+    there. ``used``: what Converse counts, in Anthropic's names."""
 
     cut = False
     works = False
+    used: dict[str, Any] | None = None
 
     SERVICE = "bedrock"
     BETAS = {
@@ -273,6 +278,8 @@ class Bedrock(Aws):
     }  # fmt: skip
 
     def serve(self, asked: Asked, body: dict[str, Any]) -> Answer:
+        if "/converse" in asked.path or "/count-tokens" in asked.path:
+            return self._converse(asked)
         found = re.fullmatch(r"/model/([\w.:%-]+)/invoke(-with-response-stream)?", asked.path)
         if found is None or "text/event-stream" in asked.headers["accept"]:
             return 404, {"message": "Not Found"}
@@ -298,6 +305,26 @@ class Bedrock(Aws):
         told = b"".join(chunk(event) for event in events)
         told = told[: len(told) // 2] if self.cut else told
         return 200, told, "application/vnd.amazon.eventstream"
+
+    def _converse(self, asked: Asked) -> Answer:
+        command = "cat bifrost_mock.txt"
+        options = MockOptions(
+            input_tokens=INPUT, output_tokens=OUTPUT, tool_command=command,
+            script="tool" if self.works else None,
+        )  # fmt: skip
+        headers = {b"authorization": b"proven"}
+        if self.used is not None:
+            headers[b"x-mock-usage"] = json.dumps(self.used).encode()
+        steered = self.used is not None
+        target = asked.path.encode()
+        reply = Provider(options).answer(
+            Request(b"POST", target, headers, asked.body, steered=steered)
+        )
+        if reply.events is None:
+            return reply.status, reply.body
+        told = b"".join(reply.events)
+        told = told[: len(told) // 2] if self.cut else told
+        return reply.status, told, "application/vnd.amazon.eventstream"
 
     @staticmethod
     def _work(body: dict[str, Any]) -> dict[str, Any]:

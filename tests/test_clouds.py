@@ -23,6 +23,7 @@ from bifrost.metering.usage import Usage
 from bifrost.usage.reprice import charge, used_of
 from tests.cloudhosts import INPUT, OUTPUT, Aws, Bedrock, Foundry, Mantle, Vertex
 from tests.commands import bifrost, until
+from tests.converse_oracle import checked
 from tests.issuer import Asked, Issuer, rsa_key
 from tests.running import KEY, RunningGateway, bearer, configuration, message
 
@@ -202,12 +203,12 @@ def test_other_makers_models_on_vertex_speak_chat_or_cannot_be_had(vertex: Place
 
 def test_what_vertex_cannot_do_is_refused_before_it_is_asked(vertex: Place) -> None:
     servers = [{"type": "url", "url": "https://mcp.example", "name": "x"}]
-    before = len(vertex.issuer.asked)
+    before = len(vertex.asked("/models/"))
     answer = vertex.ask(message(model="claude-opus-4-5", mcp_servers=servers))
     assert answer.status_code == 400, answer.text
     scoped = {"type": "ephemeral", "scope": "global"}
     system = [{"type": "text", "text": "be brief", "cache_control": scoped}]
-    assert len(vertex.issuer.asked) == before
+    assert len(vertex.asked("/models/")) == before
     assert vertex.ask(message(model="claude-opus-4-5", system=system)).status_code == 200
     sent = json.loads(vertex.asked("claude-opus-4-5")[-1].body)
     assert sent["system"][0]["cache_control"] == {"type": "ephemeral"}
@@ -422,12 +423,118 @@ def test_claude_code_on_bedrocks_invoke_model(by: str, tmp_path: Path) -> None:
         assert chat.choices[0].message.content == "Hello there"
         counted = place.ask(message(model="claude-opus-5-5"), "/v1/messages/count_tokens")
         assert counted.json()["input_tokens"] > 0
-        assert place.ask(message(model="cloud/amazon.nova-pro-v1:0")).status_code == 404
         if by == "signature":
             host.credentials = host.credentials._replace(secret_access_key="rotated")
             refused = place.ask(message(model="claude-sonnet-4-5"))
             assert refused.status_code == 403
             assert refused.json()["error"]["type"] == "permission_error"
+    finally:
+        place.close()
+
+
+NOVA, LLAMA = "us.amazon.nova-pro-v1:0", "us.meta.llama4-scout-17b-instruct-v1:0"
+
+
+@pytest.mark.parametrize("by", ["signature", "key"])
+def test_bedrocks_other_models_by_converse(by: str, tmp_path: Path) -> None:
+    """For clients of every dialect, proven like InvokeModel, paid to the nano-dollar."""
+    host = Bedrock()
+    names = {"claude-haiku-4-5": NOVA, "llama": LLAMA}
+    place = Place(tmp_path, host, amazon("bedrock", host, by), **names)
+    try:
+        whole = place.ask(message(model="claude-haiku-4-5"))
+        assert whole.status_code == 200, whole.text
+        assert whole.json()["usage"]["input_tokens"] == INPUT
+        streamed = place.ask(message(model="claude-haiku-4-5", stream=True))
+        assert streamed.headers["content-type"].startswith("text/event-stream")
+        assert streamed.content.endswith(b'data: {"type":"message_stop"}\n\n')
+        claude_code = json.loads(CLAUDE_CODE.read_bytes()) | {"model": "claude-haiku-4-5"}
+        answer = place.ask(claude_code, "/v1/messages?beta=true", anthropic_beta=BETAS)
+        assert answer.status_code == 200 and b"message_stop" in answer.content, answer.text
+        assert place.spent() == 3 * cost("0.80", "3.20")
+        assert [one.path for one in place.asked("/model/")] == [
+            f"/model/{NOVA}/converse", *[f"/model/{NOVA}/converse-stream"] * 2
+        ]  # fmt: skip
+        assert [one.headers["accept"] for one in place.asked("/model/")] == ["application/json"] * 3
+        text = whole.json()["content"][0]["text"]
+        with openai.OpenAI(base_url=f"{place.url}/openai/v1", api_key=KEY, max_retries=0) as client:
+            chat = client.chat.completions.create(
+                model="llama", messages=[{"role": "user", "content": "hi"}]
+            )
+            assert chat.choices[0].message.content == text
+            assert client.responses.create(model="llama", input="hi").output_text == text
+        asked = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
+        path = f"{place.url}/genai/v1beta/models/llama:generateContent"
+        told = httpx.post(path, json=asked, headers={"x-goog-api-key": KEY}).json()
+        assert told["candidates"][0]["content"]["parts"][0]["text"] == text
+        assert place.spent() == 3 * cost("0.80", "3.20") + 3 * cost("0.17", "0.66")
+        page = httpx.get(f"{place.url}/v1/models", headers=bearer(), params={"limit": 1000}).json()
+        listed = {model["id"] for model in page["data"]}
+        assert {NOVA, LLAMA, "us.deepseek.r1-v1:0"} <= listed
+        assert not [name for name in listed if name.startswith("us-west-2/")]
+        assert place.ask(message(model="cloud/us-west-2/zai.glm-5")).status_code == 404
+        if by == "signature":
+            host.credentials = host.credentials._replace(secret_access_key="rotated")
+            assert place.ask(message(model="llama")).status_code == 403
+    finally:
+        place.close()
+
+
+def test_tokens_of_models_that_converse_are_counted_there_or_by_size(tmp_path: Path) -> None:
+    host = Bedrock()
+    names = {"claude-haiku-4-5": NOVA, "llama": LLAMA}
+    place = Place(tmp_path, host, amazon("bedrock", host, "signature"), **names)
+    try:
+        told = {}
+        for model in names:
+            asked = {key: one for key, one in message(model=model).items() if key != "max_tokens"}
+            answer = place.ask(asked, "/v1/messages/count_tokens", anthropic_beta=BETAS)
+            assert answer.status_code == 200, answer.text
+            told[model] = answer.json()["input_tokens"]
+        assert told["claude-haiku-4-5"] == INPUT
+        assert 0 < told["llama"] < 100  # Bedrock does not count for it
+        assert [one.path for one in place.asked("/model/")] == [
+            f"/model/{model.removeprefix('us.')}/count-tokens" for model in (NOVA, LLAMA)
+        ]
+        sent = json.loads(place.asked("nova")[-1].body)
+        assert checked(sent, NOVA, count=True)["input"]["converse"].keys() == {"messages"}
+        assert place.spent() == 0
+    finally:
+        place.close()
+
+
+def test_claude_by_converse_where_the_configuration_says_so(tmp_path: Path) -> None:
+    """With what it cached, each at its price."""
+    host = Bedrock()
+    split = {"ephemeral_5m_input_tokens": 400, "ephemeral_1h_input_tokens": 600}
+    host.used = {"input_tokens": 7, "output_tokens": 30, "cache_read_input_tokens": 5_000,
+                 "cache_creation": split}  # fmt: skip
+    provider = amazon("bedrock", host, "key") | {"api": "converse"}
+    place = Place(tmp_path, host, provider, **{"claude-sonnet-4-5": SONNET})
+    due = 7 * Decimal("3.3") + 30 * Decimal("16.5") + 5_000 * Decimal("0.33")
+    due = (due + 400 * Decimal("4.125") + 600 * Decimal("6.6")) / 1_000_000
+    try:
+        for number, stream in enumerate((False, True), 1):
+            answer = place.ask(message(model="claude-sonnet-4-5", stream=stream))
+            assert answer.status_code == 200, answer.text
+            assert place.spent() == number * due
+        assert {one.path.rpartition("/")[2] for one in place.asked("/model/")} == {
+            "converse", "converse-stream"
+        }  # fmt: skip
+    finally:
+        place.close()
+
+
+def test_frames_of_converse_that_break_off_are_told_and_paid(tmp_path: Path) -> None:
+    host = Bedrock()
+    host.cut = True
+    place = Place(tmp_path, host, amazon("bedrock", host, "key"), **{"claude-haiku-4-5": NOVA})
+    try:
+        answer = place.ask(message(model="claude-haiku-4-5", stream=True))
+        assert answer.status_code == 200
+        assert "content_block_start" in answer.text and "message_stop" not in answer.text
+        assert answer.text.count("event: error") == 1
+        assert 0 < place.spent() < cost("0.80", "3.20")
     finally:
         place.close()
 

@@ -23,7 +23,7 @@ from tests.running import (
 )
 
 INPUT, OUTPUT = 1_234, 321
-COST = Decimal(INPUT * 1_250 + OUTPUT * 10_000) / 10**9  # USD, at the prices of all three models
+COST = Decimal(INPUT * 1_250 + OUTPUT * 10_000) / 10**9  # USD, at the prices of all these models
 SECRET = "sk-host-secret"
 
 
@@ -37,6 +37,7 @@ class Kind(NamedTuple):
     path: str
     streamed: str
     header: tuple[str, str] = ("authorization", f"Bearer {SECRET}")
+    place: tuple[tuple[str, str], ...] = ()
 
 
 CHAT = Kind("openai", "chat", "gpt-5.1", "/v1", "/v1/chat/completions", "/v1/chat/completions")
@@ -46,7 +47,12 @@ GEMINI = Kind(
     "gemini", "gemini", "gemini-2.5-pro", "/v1beta", f"{_GEMINI}:generateContent",
     f"{_GEMINI}:streamGenerateContent?alt=sse", ("x-goog-api-key", SECRET),
 )  # fmt: skip
-KINDS = [CHAT, RESPONSES, GEMINI]
+_NOVA = "amazon.nova-2-pro-preview-20251202-v1:0"
+CONVERSE = Kind(
+    "bedrock", "converse", _NOVA, "", f"/model/{_NOVA}/converse",
+    f"/model/{_NOVA}/converse-stream", place=(("region", "us-east-1"),),
+)  # fmt: skip
+KINDS = [CHAT, RESPONSES, GEMINI, CONVERSE]
 
 
 def mapped(upstream: str, kind: Kind = CHAT, **key: Any) -> dict[str, Any]:
@@ -58,6 +64,7 @@ def mapped(upstream: str, kind: Kind = CHAT, **key: Any) -> dict[str, Any]:
             "api": kind.api,
             "keys": [{"name": "main", "value": SECRET}],
             "network": {"base_url": upstream + kind.base},
+            **dict(kind.place),
         }
     }
     config["models"] = {"claude-sonnet-*": [{"provider": kind.type, "model": kind.model}]}

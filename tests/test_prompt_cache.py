@@ -17,7 +17,7 @@ from bifrost.translate.anthropic_bedrock import AnthropicBedrock
 from bifrost.translate.raw_json import members
 from bifrost.translate.translation import Traits
 from tests.running import RunningGateway, RunningMock, bearer
-from tests.test_passages import CHAT, GEMINI, RESPONSES, Kind, mapped
+from tests.test_passages import CHAT, CONVERSE, GEMINI, RESPONSES, Kind, mapped
 
 SAMPLES = Path(__file__).parent / "samples"
 # Three turns of one session as the client sent them; the last is of a longer session.
@@ -30,7 +30,8 @@ TRAITS = Traits(reasons=True, adaptive=True, max_output=32_000)
 ANTHROPIC = Kind(
     "anthropic", "messages", "claude-sonnet-4-5", "", "/v1/messages", "/v1/messages?beta=true"
 )
-SAID = {"messages": "messages", "chat": "messages", "responses": "input", "gemini": "contents"}
+SAID = {"messages": "messages", "chat": "messages", "responses": "input", "gemini": "contents",
+        "converse": "messages"}  # fmt: skip
 LOOKS_BACK = 20  # blocks before a mark in which Claude looks for what it has cached
 
 
@@ -84,7 +85,16 @@ def kept(before: bytes, after: bytes, said: str) -> None:
     assert bytes(now[said]).startswith(bytes(was[said])[:-1] + b",")
 
 
-@pytest.mark.parametrize("host", ["chat", "responses", "gemini"])
+def unpointed(value: Any) -> Any:
+    """Without Converse's marks for the cache."""
+    if isinstance(value, list):
+        return [
+            unpointed(one) for one in value if not isinstance(one, dict) or "cachePoint" not in one
+        ]
+    return {k: unpointed(one) for k, one in value.items()} if isinstance(value, dict) else value
+
+
+@pytest.mark.parametrize("host", ["chat", "responses", "gemini", "converse"])
 @pytest.mark.parametrize("client", ["messages", "responses", "chat"])
 def test_every_turn_begins_with_the_bytes_of_the_one_before(client: Api, host: Api) -> None:
     bodies = [
@@ -99,7 +109,8 @@ def test_what_claude_code_rewrites_itself_stays_the_same_elsewhere() -> None:
     """Its system turn is a marked block in the first request and a bare text in all later ones."""
     assert isinstance(FIRST["messages"][1]["content"], list)
     assert isinstance(SECOND["messages"][1]["content"], str)
-    for host in ("chat", "responses", "gemini"):
+    hosts: tuple[Api, ...] = ("chat", "responses", "gemini", "converse")
+    for host in hosts:
         first, second = (
             way("messages", host, encoded(one), "m-x", None, TRAITS).body for one in (FIRST, SECOND)
         )
@@ -193,7 +204,10 @@ def test_claude_finds_the_last_turn_behind_many_calls_at_once() -> None:
         assert found(before, after) == len(list(blocks(before)))
 
 
-@pytest.mark.parametrize("kind", [ANTHROPIC, CHAT, RESPONSES, GEMINI], ids=lambda kind: kind.api)
+KINDS = [ANTHROPIC, CHAT, RESPONSES, GEMINI, CONVERSE]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.api)
 def test_a_session_through_the_gateway(kind: Kind, tmp_path: Path) -> None:
     """Whatever the money does to a request, its beginning stays; on Claude, to the byte."""
     mock = RunningMock(tmp_path, "--record-bodies")
@@ -213,6 +227,9 @@ def test_a_session_through_the_gateway(kind: Kind, tmp_path: Path) -> None:
             assert sorted(sent) == sorted(named)
             return
         sent.sort(key=len)
+        if kind is CONVERSE:
+            assert all(b'"cachePoint"' in body for body in sent)
+            sent = [encoded(unpointed(json.loads(body))) for body in sent]
         kept(sent[0], sent[1], SAID[kind.api])
         kept(sent[2], sent[3], SAID[kind.api])
     finally:

@@ -25,7 +25,7 @@ import click
               help="Keep requests and bills (/__mock/requests, /__mock/bills).")  # fmt: skip
 @click.option("--record-bodies", is_flag=True, help="The same, with the bodies of requests.")
 def mock(**options: Any) -> None:
-    """A provider that costs nothing: Anthropic, OpenAI and Gemini dialects, known usage.
+    """A provider that costs nothing: Anthropic, OpenAI, Gemini and Converse, known usage.
 
     \b
     Example:

@@ -12,7 +12,9 @@ import msgspec
 
 from bifrost.patterns import matches
 
-Api = Literal["messages", "chat", "responses", "gemini", "vertex", "bedrock", "embeddings"]
+Api = Literal[
+    "messages", "chat", "responses", "gemini", "vertex", "bedrock", "converse", "embeddings"
+]
 Kind = Literal[
     "anthropic", "anthropic_compatible", "azure", "bedrock", "bedrock_mantle", "cerebras",
     "deepseek", "fireworks", "gemini", "groq", "minimax", "mistral", "mock", "moonshot", "ollama",
@@ -119,12 +121,18 @@ _CLOUDS: dict[Kind, Row] = {
         families=_CLAUDE_APART,
     ),
     "bedrock": Row(
-        apis={"bedrock": "https://bedrock-runtime.{region}.{aws}"},
+        apis=dict.fromkeys(("bedrock", "converse"), "https://bedrock-runtime.{region}.{aws}"),
         needs_key=False,
         cloud=("region", "keys", "aws"),
         needs=("region",),
-        # An inference profile's ARN may stand for any model; it is Claude's or an error.
-        families=(("*claude*", ("bedrock",)), ("arn:aws*", ("bedrock",)), ("*", ())),
+        # An inference profile's ARN may stand for any model; it is Claude's or an error. Names
+        # with a region before them are the price table's, not Bedrock's.
+        families=(
+            ("arn:aws*", ("bedrock",)),
+            ("*/*", ()),
+            ("*claude*", ("bedrock",)),
+            ("*", ("converse",)),
+        ),
     ),
     "bedrock_mantle": Row(
         apis=dict.fromkeys(("messages", *_OPENAI), "https://bedrock-mantle.{region}.api.aws"),

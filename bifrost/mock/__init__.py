@@ -1,7 +1,7 @@
-"""The built-in mock provider: Anthropic Messages, OpenAI Chat and Responses, Gemini.
+"""The built-in mock provider: Anthropic Messages, OpenAI Chat and Responses, Gemini, Converse.
 
-Serves any path prefix before a provider's own path, JSON and SSE, with usage that depends on
-nothing but the request. A room of its own: imports only ``bifrost.errors`` of bifrost, so that
+Serves any path prefix before a provider's own path, JSON, SSE and frames, with usage that depends
+on nothing but the request. A room of its own: imports only ``bifrost.errors`` of bifrost, so that
 what it counts cannot share a mistake with what the gateway counts.
 
 Usage of an answer: input (body bytes + 3) // 4, output the smaller of 16 tokens per chunk and the

@@ -137,8 +137,8 @@ class Heads:
     ``%b`` stands exactly once, for the request's serial.
     """
 
-    def __init__(self, own: Callable[[int], bytes]) -> None:
-        self._own = own
+    def __init__(self, own: Callable[[int], bytes], stream_type: bytes = SSE_TYPE) -> None:
+        self._own, self._stream_type = own, stream_type
         self._second = -1
         self._json = b""
         self._stream = b""
@@ -150,7 +150,7 @@ class Heads:
         self._lines = b"date: %b\r\nserver: bifrost-mock\r\n" % date + self._own(now)
         start = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\n"
         self._json = start % JSON_TYPE + self._lines + b"content-length: %d\r\n\r\n"
-        self._stream = start % SSE_TYPE + b"cache-control: no-cache\r\n" + self._lines
+        self._stream = start % self._stream_type + b"cache-control: no-cache\r\n" + self._lines
         self._stream += b"transfer-encoding: chunked\r\n\r\n"
 
     def json(self, number: bytes, length: int) -> bytes:

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, unquote
 import msgspec
 
 from bifrost.errors import InvalidRequest
-from bifrost.mock import anthropic, embeddings, gemini, openai, responses
+from bifrost.mock import anthropic, converse, embeddings, gemini, openai, responses
 from bifrost.mock.account import Account, RequestLog
 from bifrost.mock.exchange import Reply, Request, plain_reply
 from bifrost.mock.options import MockOptions
@@ -34,6 +34,7 @@ class Dialect(NamedTuple):
 ANTHROPIC = Dialect("anthropic", anthropic.credential, anthropic.error, anthropic.models)
 OPENAI = Dialect("openai", openai.credential, openai.error, openai.models)
 GEMINI = Dialect("gemini", gemini.credential, gemini.error, gemini.models)
+CONVERSE = Dialect("converse", converse.credential, converse.error, converse.models)
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -60,6 +61,12 @@ _GEMINI_CALLS: dict[str, tuple[Handler, bool]] = {
     "streamGenerateContent": (gemini.stream, True),
     "countTokens": (gemini.count_tokens, False),
 }
+_CONVERSE_CALLS: dict[str, tuple[Handler, bool]] = {
+    "converse": (converse.converse, True),
+    "converse-stream": (converse.stream, True),
+    "count-tokens": (converse.count_tokens, False),
+}
+_CONVERSE_PATH = re.compile(r".*/model/(.+)/([a-z-]+)$")
 _GEMINI_PATH = re.compile(r".*/models/([^/:]+):(\w+)$")
 _MODELS_PATH = re.compile(r".*/(v1|v1beta)/models(?:/([^/:]+(?:/[^/:]+)?))?$")
 
@@ -73,6 +80,9 @@ def find_route(target: bytes) -> Route | None:
     if (found := _GEMINI_PATH.match(path)) and found[2] in _GEMINI_CALLS:
         handler, inference = _GEMINI_CALLS[found[2]]
         return Route(GEMINI, handler, path, model=found[1], inference=inference)
+    if (found := _CONVERSE_PATH.match(path)) and found[2] in _CONVERSE_CALLS:
+        handler, inference = _CONVERSE_CALLS[found[2]]
+        return Route(CONVERSE, handler, path, model=found[1], inference=inference)
     if found := _MODELS_PATH.match(path):
         dialect = GEMINI if found[1] == "v1beta" else OPENAI
         return Route(dialect, dialect.models, path, b"GET", found[2] or "")

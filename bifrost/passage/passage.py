@@ -22,6 +22,8 @@ _ANTHROPIC = b"anthropic-version: 2023-06-01\r\n"
 _PASSED = (b"openai-beta:", b"x-codex-", b"x-openai-", b"x-client-request-id:", b"user-agent:")
 _WRITTEN = (b"content-type:", b"accept:")  # by a passage itself
 
+_BY_PATH = ("bedrock", "converse")  # they say by their paths alone whether to stream
+
 # Headers in which hosts say their own number of a request: OpenAI, Anthropic, Google, AWS.
 _NUMBERS = frozenset({
     b"x-request-id", b"request-id", b"x-goog-request-id", b"x-amzn-requestid"
@@ -72,7 +74,7 @@ class Passage:
             found = way(client, spoken, call.body, self._model, limit, self._traits, betas)
         call.key_index = self._host.pick()
         path = self._host.path(spoken, self._model, stream=call.scan.stream, count=count)
-        streams = call.scan.stream and spoken != "bedrock"  # which says so by its path alone
+        streams = call.scan.stream and spoken not in _BY_PATH
         lines = b"accept: %b\r\n" % (EVENTS if streams else JSON)
         lines += self._lines(call, client, spoken)
         exchange = await self._exchange(call, self._origin.path_prefix + path, lines, found.body)

@@ -17,11 +17,13 @@ from bifrost.translate import foreign_thinking
 from bifrost.translate.anthropic_anthropic import AnthropicAnthropic
 from bifrost.translate.anthropic_bedrock import AnthropicBedrock
 from bifrost.translate.anthropic_chat import AnthropicChat
+from bifrost.translate.anthropic_converse import AnthropicConverse
 from bifrost.translate.anthropic_gemini import AnthropicGemini
 from bifrost.translate.anthropic_responses import AnthropicResponses
 from bifrost.translate.anthropic_vertex import AnthropicVertex
 from bifrost.translate.chat_anthropic import ChatAnthropic
 from bifrost.translate.chat_chat import ChatChat
+from bifrost.translate.converse_families import family
 from bifrost.translate.embeddings import Embeddings
 from bifrost.translate.gemini_anthropic import GeminiAnthropic
 from bifrost.translate.gemini_gemini import GeminiGemini
@@ -35,6 +37,7 @@ Translator = Callable[..., Translation]
 TO_HOSTS: dict[Api, Translator] = {
     "bedrock": AnthropicBedrock,
     "chat": AnthropicChat,
+    "converse": AnthropicConverse,
     "gemini": AnthropicGemini,
     "responses": AnthropicResponses,
     "vertex": AnthropicVertex,
@@ -96,18 +99,21 @@ def way(
 
     Raises InvalidRequest for what the host cannot be told.
     """
-    if "embeddings" in (client, host):
+    if traits.embeds or "embeddings" in (client, host):
         return _embedding(client, host, body, model, traits)
     if client == host:
         return _Relayed(RELAYS[host](body, model, max_tokens=limit, traits=traits))
     if host == "messages":
         return _Rendered(FROM_CLIENTS[client](body, model, max_tokens=limit, traits=traits))
     inner = None
-    if client != "messages":  # through Claude's words; what the host lacks, the second step knows
-        claude = replace(traits, adaptive=True, extra_high=True, forced_tools=True, prefill=True)
-        inner = FROM_CLIENTS[client](body, model, max_tokens=limit, traits=claude)
+    if client != "messages":  # through Claude's words
+        said = traits
+        if not _is_claude(host, model):  # what another model lacks, the second step knows
+            said = replace(traits, adaptive=True, extra_high=True, forced_tools=True, prefill=True)
+        inner = FROM_CLIENTS[client](body, model, max_tokens=limit, traits=said)
         body = inner.body
-    more = {"betas": _named(betas)} if host == "bedrock" else {}  # it has them in the body
+    in_body = host in ("bedrock", "converse")  # they have the betas there
+    more = {"betas": _named(betas)} if in_body else {}
     return _Translated(TO_HOSTS[host](body, model, max_tokens=limit, traits=traits, **more), inner)
 
 
@@ -125,12 +131,19 @@ def _embedding(client: Api, host: Api, body: bytes, model: str, traits: Traits) 
     return _Relayed(Embeddings(body, model, max_tokens=None, traits=traits))
 
 
+def _is_claude(host: Api, model: str) -> bool:
+    return host in ("bedrock", "vertex") or (host == "converse" and family(model).claude)
+
+
 def _named(betas: bytes | None) -> list[str]:
     return [name.strip() for name in (betas or b"").decode("latin-1").split(",")]
 
 
 def counting(host: Api, body: bytes, model: str) -> Way:
     """The way of an Anthropic client's token count, at a host that counts."""
+    if host == "converse":
+        counted = AnthropicConverse(body, model, max_tokens=None, traits=Traits(), count=True)
+        return _Translated(counted)
     if host == "vertex":
         return _Translated(AnthropicVertex(body, model, max_tokens=None, count=True))
     return _Relayed(AnthropicAnthropic(body, model, max_tokens=None))

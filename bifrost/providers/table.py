@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping
 from urllib.parse import quote
 
@@ -23,14 +24,18 @@ _PATHS: dict[Api, bytes] = {
 }
 _MODELS: dict[Api, tuple[str, str]] = {  # whole, streamed: where the path says the model
     "bedrock": ("/model/%s/invoke", "/model/%s/invoke-with-response-stream"),
+    "converse": ("/model/%s/converse", "/model/%s/converse-stream"),
     "gemini": ("/models/%s:generateContent", "/models/%s:streamGenerateContent?alt=sse"),
     "vertex": ("/models/%s:rawPredict", "/models/%s:streamRawPredict"),
 }
 _COUNTS: dict[Api, bytes] = {
     "messages": b"/v1/messages/count_tokens",
     "vertex": b"/models/count-tokens:rawPredict",
+    "converse": b"/model/%b/count-tokens",
 }
 ONLY: dict[str, Api] = {"responses": "responses", "embedding": "embeddings"}  # by mode
+# Of an inference profile's id: Bedrock counts for models alone, by their own ids.
+_GEOGRAPHY = re.compile(r"(?:apac|au|ca|eu|global|jp|sa|us|us-gov)\.(?=[a-z0-9-]+\.)")
 LEAST_OUTPUT: dict[Api, int] = {"responses": 16}  # tokens; a lower limit is refused there
 
 
@@ -103,7 +108,7 @@ class Host:
     def path(self, api: Api, model: str, *, stream: bool = False, count: bool = False) -> bytes:
         """Where an API takes requests, or counts their tokens, below its address."""
         if count:
-            return self.prefix(api) + _COUNTS[api]
+            return self.prefix(api) + counting(api, model)
         return self.prefix(api) + path(api, model, stream=stream)
 
     def prefix(self, api: Api) -> bytes:
@@ -111,7 +116,7 @@ class Host:
         return self.row.prefixes.get(api, "").encode()
 
     def counts(self, api: Api) -> bool:
-        """Whether an API counts tokens in Anthropic's dialect."""
+        """Whether an API counts tokens."""
         return api in _COUNTS
 
     def serves(self, model: str, mode: str) -> bool:
@@ -159,6 +164,19 @@ def path(api: Api, model: str, *, stream: bool) -> bytes:
     """Where an API takes requests. Google's and Bedrock's paths say the model and how to answer."""
     forms = _MODELS.get(api)
     return _PATHS[api] if forms is None else (forms[stream] % quote(model, safe=":@")).encode()
+
+
+def _foundation(model: str) -> str:
+    found = _GEOGRAPHY.match(model)
+    return model[found.end() :] if found else model
+
+
+def counting(api: Api, model: str) -> bytes:
+    """Where an API counts the tokens of a request."""
+    form = _COUNTS[api]
+    if b"%b" not in form:
+        return form
+    return form % quote(_foundation(model), safe=":@").encode()
 
 
 def geo(kind: Kind, place: Mapping[str, str | None] | None) -> str | None:

@@ -27,7 +27,11 @@ _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_
           529: "overloaded_error"}  # fmt: skip
 _OF_MODEL = frozenset({400, 413, 429, 503, 504, 529})  # what a model's own failure may mean to us
 _WRAPPED = re.compile(r"The model returned the following errors?:\s*")
-_TOO_LONG = re.compile(r"input is too long|too many (?:input )?tokens in|maximum context", re.I)
+_TOO_LONG = re.compile(
+    r"input is too long|too many (?:input )?tokens in|maximum context|input tokens exceed|"
+    r"number of (?:input )?tokens exceeds",
+    re.I,
+)
 _SAID_SO = re.compile(r"prompt is too long\b")
 # What names the gateway's account there, which is none of the client's business.
 _ACCOUNT = re.compile(r"\barn:aws[\w-]*:[^\s\"',)]*[\w*]|(?<!\d)\d{12}(?!\d)", re.ASCII)

@@ -19,7 +19,7 @@ from bifrost.translate.translation import Traits
 
 Json = dict[str, Any]
 
-_BILLING = "x-anthropic-billing-header"
+BILLING = "x-anthropic-billing-header"
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _HELD = ("container", "fallbacks", "mcp_servers", "thread")  # what only Claude's service can do
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -116,7 +116,7 @@ def effort(asked: Json, traits: Traits) -> str | None:
 def prose(given: str | Iterable[Json]) -> str:
     """The text of a system prompt or turn, without the line that changes with every session."""
     texts = [given] if isinstance(given, str) else [block["text"] for block in given]
-    return "\n\n".join(text for text in texts if not text.startswith(_BILLING))
+    return "\n\n".join(text for text in texts if not text.startswith(BILLING))
 
 
 def functions(asked: Json, names: Names) -> Iterator[Json]:

@@ -26,7 +26,8 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     have said. ``legacy_limit``: it wants
     ``max_tokens`` where OpenAI wants ``max_completion_tokens``. ``splits_reasoning``: its counts of
     reasoning tokens come on top of ``completion_tokens``. ``embeds``: it makes embeddings, and
-    nothing else (None: not known).
+    nothing else (None: not known). ``caches``: it caches prompts where they are marked,
+    ``structured``: it can be held to a JSON schema.
     """
 
     max_output: int | None = None
@@ -40,6 +41,8 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     legacy_limit: bool = False
     splits_reasoning: bool = False
     embeds: bool | None = None
+    caches: bool = False
+    structured: bool = False
 
 
 class Stream(Protocol):

@@ -10,10 +10,11 @@ import pytest
 from tests.clients.installed import claude_code
 from tests.clients.relay import relay
 from tests.clients.test_claude_code import ABOVE, OPUS, Agent, completed, governed, secret
+from tests.cloudhosts import Bedrock
 from tests.running import KEY, RunningGateway, RunningMock
 from tests.sdk.books import Books, cost
+from tests.test_clouds import NOVA, Place, amazon, invoked
 from tests.test_clouds import cost as usd
-from tests.test_clouds import invoked
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]  # the first run downloads 380 MB
 
@@ -154,5 +155,21 @@ def test_on_a_bedrock_host(tmp_path: Path, mode: str) -> None:
         path = f"/model/us.anthropic.{OPUS}/invoke-with-response-stream"
         assert [one.path for one in place.asked("/model/")] == [path] * 2
         assert place.spent() == 2 * usd("4.4", "22")
+    finally:
+        place.close()
+
+
+def test_on_a_model_that_converses(tmp_path: Path) -> None:
+    """A task with a tool on Nova, by signed requests that break no rule of Converse."""
+    host = Bedrock()
+    host.works = True
+    names = {"claude-*": NOVA}
+    place = Place(tmp_path / "gateway", host, amazon("bedrock", host, "signature"), **names)
+    try:
+        agent = Agent(claude_code(), tmp_path, place.url)
+        completed(agent.run(ANTHROPIC_AUTH_TOKEN=KEY))
+        asked = [one.path for one in place.asked("/converse")]
+        assert asked == [f"/model/{NOVA}/converse-stream"] * 2
+        assert place.spent() == 2 * usd("0.80", "3.20")
     finally:
         place.close()

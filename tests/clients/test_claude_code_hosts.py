@@ -13,19 +13,21 @@ import pytest
 
 from tests.clients.installed import claude_code
 from tests.clients.test_claude_code import Agent, completed
+from tests.converse_oracle import checked as converse_rules
 from tests.running import KEY, RunningGateway, RunningMock
-from tests.test_passages import CHAT, GEMINI, RESPONSES, Kind, mapped
+from tests.test_passages import CHAT, CONVERSE, GEMINI, RESPONSES, Kind, mapped
 from tests.test_translate_chat import checked as chat_rules
 from tests.test_translate_gemini import checked as gemini_rules
 from tests.test_translate_responses import checked as responses_rules
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]  # the first run downloads 380 MB
-# Picodollars a token, the same for the models of all three.
+# Picodollars a token, the same for the models of all of them.
 PRICES = {"input_tokens": 1_250_000, "cache_read_tokens": 125_000, "output_tokens": 10_000_000}
 RULES: list[tuple[Kind, Callable[[dict[str, Any]], None]]] = [
     (CHAT, chat_rules),
     (RESPONSES, responses_rules),
     (GEMINI, gemini_rules),
+    (CONVERSE, converse_rules),
 ]
 
 
