@@ -314,7 +314,7 @@ class App:
     async def _ready(self, _: Request) -> Response:
         core = self.core
         assert core is not None
-        problems = []
+        problems, lacking = [], [name for name, found in core.credentials() if found.lacking]
         try:
             core.gate.counters([(0, 0)])
             core.directory.find("customer", "-")
@@ -322,12 +322,15 @@ class App:
             problems.append(f"the store cannot be read: {error}")
         if not core.governor.lanes.hosts:
             problems.append("no provider is configured")
+        elif len(lacking) == len(core.governor.lanes.hosts):
+            problems.append("no provider has a credential; the log says why")
         if core.gate.barred:
             problems.append(f"the audit log cannot be written: {os.strerror(core.gate.barred)}")
         if core.lag_ns(time.time_ns()) > 60_000_000_000:
             problems.append("the steward is more than 60 s behind")
         status = 503 if problems else 200
-        return _json({"status": "not ready" if problems else "ready", "problems": problems}, status)
+        told = {"status": "not ready" if problems else "ready", "problems": problems}
+        return _json(told | {"without_credential": lacking}, status)
 
     async def _metrics(self, _: Request) -> Response:
         assert self.core is not None and self._pulse is not None

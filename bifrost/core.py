@@ -39,6 +39,7 @@ from bifrost.pricing import Pricing
 from bifrost.providers.asking import Ask, Errand, Reply
 from bifrost.providers.proofs import Proof, proof
 from bifrost.providers.table import Credential, Host
+from bifrost.providers.tokens import Tokens
 from bifrost.recorder import Recorder
 from bifrost.routing.health import Health
 from bifrost.routing.rules import Rule, Rules
@@ -248,9 +249,14 @@ class Core:
 
     def prove(self) -> None:
         """Renews what providers are shown, before it ends; on the event loop, once a second."""
-        for host, _ in self.governor.lanes.hosts.values():
+        for _, tokens in self.credentials():
+            tokens.keep()
+
+    def credentials(self) -> Iterator[tuple[str, Tokens[Any]]]:
+        """By provider in a cloud that is shown one: what it is shown, which ends."""
+        for name, (host, _) in self.governor.lanes.hosts.items():
             if host.proof is not None:
-                host.proof.tokens.keep()
+                yield name, host.proof.tokens
 
     def unprove(self) -> None:
         """Gives up the renewals under way: the process ends."""

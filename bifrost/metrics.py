@@ -33,6 +33,7 @@ QUANTILES = (0.5, 0.9, 0.99, 0.999)
 OUTCOMES = ("ok", "error", "cut", "broken", "unsettled")
 TOKENS = ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output", "thinking")
 STATES = ("active", "idle", "waiting")
+FAILING = ("held", "lacking")
 MOST_BUDGETS = 100  # of customers and of teams each, by name, that have a series of their own
 
 Labels = tuple[tuple[str, str], ...]
@@ -86,6 +87,11 @@ FAMILIES = tuple(
          " denied."),
         ("targets_resting", "gauge", ("provider", "key", "model"),
          "Workers in which it rests because it failed; * is every key or model."),
+        ("provider_credential_failures_total", "counter", ("provider",),
+         "Renewals of what a provider in a cloud is shown that failed."),
+        ("provider_credentials_failing", "gauge", ("provider", "state"),
+         "Workers whose last renewal failed: with the old credential (held) or without one"
+         " (lacking)."),
         ("steward_lag_seconds", "gauge", (), "Age of the oldest event not yet in the audit log."),
         ("audit_log_entries", "gauge", (), "Entries on the disk."),
         ("audit_log_bytes", "gauge", (), "Size of the audit log's segments beside the gateway."),
@@ -112,6 +118,7 @@ class Pulse:
         self._calls = calls
         self._seen: dict[int, tuple[int, int]] = {}  # of each pool: opened, reused
         self._rested: set[tuple[str, ...]] = set()
+        self._proven: dict[str, tuple[int, int]] = {}  # by provider: its proof, its failures
 
     def beat(self) -> None:
         """How it is now."""
@@ -119,6 +126,7 @@ class Pulse:
         meters.live()
         meters.meter("worker").set(0, self._calls())
         self._rests()
+        self._proves()
         states: dict[str, list[int]] = {}
         seen = {}
         for authority, pool in self._core.upstreams.pools():
@@ -149,6 +157,22 @@ class Pulse:
         for names in self._rested | resting:
             self._core.meters.meter("resting", *names).set(0, int(names in resting))
         self._rested = resting
+
+    def _proves(self) -> None:
+        """Which providers in a cloud get no new credential."""
+        proven = {}
+        for name, tokens in self._core.credentials():
+            proven[name] = (id(tokens), tokens.failures)
+            meter = self._core.meters.meter("credential", name)
+            failing = tokens.error is not None
+            meter.set(0, int(failing and not tokens.lacking))
+            meter.set(1, int(tokens.lacking))
+            which, before = self._proven.get(name, (0, 0))
+            meter.add(len(FAILING), tokens.failures - (before if which == id(tokens) else 0))
+        for name in self._proven.keys() - proven.keys():
+            for place in range(len(FAILING)):
+                self._core.meters.meter("credential", name).set(place, 0)
+        self._proven = proven
 
 
 class Sums:
@@ -265,6 +289,15 @@ def _processes(sums: Sums) -> dict[str, list[Sample]]:
     made["targets_resting"] = [
         ("", tuple(zip(("provider", "key", "model"), names, strict=True)), str(numbers[0]))
         for names, numbers in sums.rows("resting")
+    ]
+    credentials = list(sums.rows("credential"))
+    made["provider_credential_failures_total"] = [
+        ("", (("provider", name),), str(numbers[len(FAILING)])) for (name,), numbers in credentials
+    ]
+    made["provider_credentials_failing"] = [
+        ("", (("provider", name), ("state", state)), str(numbers[place]))
+        for (name,), numbers in credentials
+        for place, state in enumerate(FAILING)
     ]
     for place, what in enumerate(("opened", "reused"), len(STATES)):
         made[f"upstream_{what}_total"] = [

@@ -12,6 +12,7 @@ import re
 import ssl
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -45,6 +46,13 @@ class Found(msgspec.Struct, frozen=True):
     data: bytes = b""
 
 
+class Keys(Protocol):
+    """Where credentials that end come from."""
+
+    def credentials(self) -> Credentials:
+        """Those that hold now; raises BifrostError."""
+
+
 class Bucket(msgspec.Struct, frozen=True, kw_only=True):
     """Where a bucket is and who asks. It can be sent to another process.
 
@@ -54,7 +62,7 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     region: str = "us-east-1"
     endpoint: str | None = None
-    credentials: Credentials
+    credentials: Credentials | Keys
     ca_file: str | None = None
     timeout_s: float = 60.0
 
@@ -118,7 +126,7 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True):
         host, secure, base = self._address()
         path = f"{base}/{escaped(key)}"
         signed = signed_headers(
-            self.credentials, method=method, host=host, path=path, query=query, headers=headers,
+            self._asker(), method=method, host=host, path=path, query=query, headers=headers,
             body_sha256=hashlib.sha256(body).hexdigest(), region=self.region, service="s3",
         )  # fmt: skip
         connection = self._connection(host, secure)
@@ -143,6 +151,14 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True):
             return
         kind = Unreachable if status in _PASSING else S3Error
         raise kind(f"{self._where} answers {method} {key} with {status} {code}.", status, code)
+
+    def _asker(self) -> Credentials:
+        if isinstance(self.credentials, Credentials):
+            return self.credentials
+        try:
+            return self.credentials.credentials()
+        except BifrostError as error:
+            raise Unreachable(f"{self._where} cannot be asked. {error}") from error
 
     @property
     def _where(self) -> str:

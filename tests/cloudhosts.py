@@ -208,15 +208,19 @@ class Aws:
 
     KEY = "bedrock-api-key-1"
     SERVICE = ""
+    SIGNED = ["host", "x-amz-date", "x-amz-security-token"]
 
     def __init__(self) -> None:
         self.credentials = Credentials("AKMANTLE", "secret/of+mantle", "session+token==")
 
     def __call__(self, asked: Asked) -> Answer:
         given = asked.headers.get("authorization", "")
-        if given != f"Bearer {self.KEY}" and not self._signed(asked, given):
+        if not self.keyed(asked) and not self._signed(asked, given):
             return 403, {"message": "The security token included in the request is invalid."}
         return self.serve(asked, json.loads(asked.body))
+
+    def keyed(self, asked: Asked) -> bool:
+        return asked.headers.get("authorization") == f"Bearer {self.KEY}"
 
     def serve(self, asked: Asked, body: dict[str, Any]) -> Answer:
         raise NotImplementedError
@@ -224,13 +228,13 @@ class Aws:
     def _signed(self, asked: Asked, given: str) -> bool:
         """Whether botocore would have signed it so, not long ago."""
         names = given.partition("SignedHeaders=")[2].partition(",")[0].split(";")
-        if names != ["host", "x-amz-date", "x-amz-security-token"]:
+        if names != self.SIGNED:
             return False
         stamp = asked.headers["x-amz-date"]
         now = datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
         request = AWSRequest(
             "POST", f"http://{asked.headers['host']}{asked.target}",
-            {name: asked.headers[name] for name in names[1:]}, asked.body,
+            {name: asked.headers[name] for name in names if name != "host"}, asked.body,
         )  # fmt: skip
         request.context["timestamp"] = stamp
         auth = SigV4Auth(Theirs(*self.credentials), self.SERVICE, "us-east-1")
@@ -259,6 +263,74 @@ class Mantle(Aws):
         if not body["model"].startswith("anthropic.claude-"):
             return refusal("model: not found", "not_found_error", 404)
         return answered(body, body["model"])
+
+
+class Runtime(Aws):
+    """Bedrock's own endpoint where it speaks Anthropic's Messages; it counts no tokens."""
+
+    SERVICE = "bedrock"
+
+    def serve(self, asked: Asked, body: dict[str, Any]) -> Answer:
+        if asked.path != "/anthropic/v1/messages":
+            return 404, {"message": "Not Found"}
+        if "anthropic-version" not in asked.headers:
+            return refusal("anthropic-version: header is required")
+        betas = asked.headers.get("anthropic-beta")
+        for beta in betas.split(",") if betas is not None else ():
+            if beta not in BETAS:
+                return refusal("invalid beta flag")
+        if "anthropic.claude-" not in body["model"]:
+            return refusal("model: not found", "not_found_error", 404)
+        return answered(body, body["model"])
+
+
+def first_party(asked: Asked) -> Answer:
+    """Claude's own service, whoever's door is in front of it."""
+    if asked.headers.get("anthropic-version") not in ("2023-06-01", "2026-10-21"):
+        return refusal("anthropic-version: header is required")
+    body = json.loads(asked.body)
+    if not body["model"].startswith("claude-"):
+        return refusal(f"model: {body['model']}", "not_found_error", 404)
+    path = asked.path[asked.path.rindex("/v1/messages") :]
+    if path == "/v1/messages/count_tokens":
+        return 200, {"input_tokens": 79}
+    return answered(body, body["model"])
+
+
+WORKSPACE = "wrkspc_01AbCdEf"
+
+
+class ClaudeOnAws(Aws):
+    """Claude Platform on AWS."""
+
+    KEY = "aws-api-key-1"
+    SERVICE = "aws-external-anthropic"
+    SIGNED = ["anthropic-workspace-id", *Aws.SIGNED]
+
+    def keyed(self, asked: Asked) -> bool:
+        return asked.headers.get("x-api-key") == self.KEY
+
+    def serve(self, asked: Asked, body: dict[str, Any]) -> Answer:
+        if asked.headers.get("anthropic-workspace-id") != WORKSPACE:
+            return refusal("anthropic-workspace-id: header is required")
+        if not asked.path.startswith("/v1/messages"):
+            return 404, {"message": "Not Found"}
+        return first_party(asked)
+
+
+class ClaudeOnGoogleCloud(Tokens):
+    """Claude on Google Cloud, and Google's token endpoint."""
+
+    BASE = f"/v1/projects/my-proj/locations/global/workspaces/{WORKSPACE}/invoke"
+
+    def __call__(self, asked: Asked) -> Answer:
+        if asked.path == "/token":
+            return self.grant()
+        if not self.known(asked):
+            return refusal("Invalid bearer token", "authentication_error", 401)
+        if not asked.path.startswith(f"{self.BASE}/v1/messages"):
+            return 404, b"<!DOCTYPE html><title>Error 404 (Not Found)!!1</title>"
+        return first_party(asked)
 
 
 class Bedrock(Aws):

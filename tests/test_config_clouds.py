@@ -18,6 +18,10 @@ DOCS = Path(__file__).parent.parent / "docs" / "clouds.md"
 KEYS = [{"name": "main", "value": "k"}]
 VERTEX = {"type": "vertex", "project": "my-proj", "region": "us-east5"}
 AZURE = {"type": "azure", "resource": "res"}
+PLATFORM = {
+    "type": "anthropic_google_cloud", "project": "my-proj", "region": "global",
+    "workspace": "wrkspc_1",
+}  # fmt: skip
 MANTLE = {"type": "bedrock_mantle", "region": "us-east-1"}
 
 
@@ -26,10 +30,10 @@ def read(provider: dict[str, Any]) -> Settings:
 
 
 def test_the_documented_examples_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AZURE_API_KEY", "AWS_BEARER_TOKEN_BEDROCK"):
+    for name in ("AZURE_API_KEY", "AWS_BEARER_TOKEN_BEDROCK", "ANTHROPIC_AWS_API_KEY"):
         monkeypatch.setenv(name, "k")
     examples = re.findall(r"```json\n(.*?)```", DOCS.read_text(), re.S)
-    assert len(examples) == 3
+    assert len(examples) == 4
     for example in examples:
         assert parse(json.loads(example), where="f", base=Path("/nowhere")).providers
 
@@ -60,6 +64,19 @@ def test_the_documented_examples_can_be_used(monkeypatch: pytest.MonkeyPatch) ->
         ),
         (MANTLE, "https://bedrock-mantle.us-east-1.api.aws"),
         (MANTLE | {"type": "bedrock"}, "https://bedrock-runtime.us-east-1.amazonaws.com"),
+        (
+            PLATFORM,
+            "https://claude.googleapis.com/v1/projects/my-proj/locations/global/workspaces/"
+            "wrkspc_1/invoke",
+        ),
+        (
+            {"type": "anthropic_aws", "region": "us-east-1", "workspace": "wrkspc_1"},
+            "https://aws-external-anthropic.us-east-1.api.aws",
+        ),
+        (
+            {"type": "bedrock", "region": "us-east-1", "api": "messages"},
+            "https://bedrock-runtime.us-east-1.amazonaws.com",
+        ),
         (
             {"type": "bedrock", "region": "cn-north-1", "keys": KEYS},
             "https://bedrock-runtime.cn-north-1.amazonaws.com.cn",
@@ -116,6 +133,10 @@ def test_where_they_are(provider: dict[str, Any], url: str) -> None:
             AZURE | {"entra": {"authority": "http://login.example"}},
             ["entra.authority: expected an https address"],
         ),
+        (PLATFORM | {"workspace": None}, ["workspace: missing; a provider of type"]),
+        (PLATFORM | {"workspace": "a/b"}, ["workspace: expected the id of a workspace"]),
+        (PLATFORM | {"keys": KEYS}, ["keys: type 'anthropic_google_cloud' takes none"]),
+        (VERTEX | {"workspace": "w1"}, ["workspace: type 'vertex' has none"]),
         (MANTLE | {"aws": {"access_key_id": "A"}}, ["aws: expected access_key_id and secret_"]),
         (MANTLE | {"aws": {"external_id": "x"}}, ["aws.external_id: there is no role_arn"]),
         (MANTLE | {"aws": {"session_token": "x"}}, ["aws.session_token: there is no access_key"]),

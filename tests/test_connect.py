@@ -122,3 +122,36 @@ def test_connect_keeps_gemini_clis_own_settings(tmp_path: Path) -> None:
         done = bifrost(*write, "--key", "sk-bf-z")
         assert done.code == 1 and "mend it first" in done.err
         assert settings.read_text() == broken and "sk-bf-y" in variables.read_text()
+
+
+def test_connect_prints_opencodes_settings() -> None:
+    done = bifrost("connect", "opencode", "--key", "sk-bf-x", "--url", "https://gw.example/")
+    assert done.json == {
+        "provider": {
+            "bifrost": {
+                "npm": "@ai-sdk/anthropic",
+                "options": {"baseURL": "https://gw.example/anthropic/v1", "apiKey": "sk-bf-x"},
+                "models": {"claude-sonnet-4-5": {}},
+            }
+        },
+        "model": "bifrost/claude-sonnet-4-5",
+    }
+    assert "YOUR-VIRTUAL-KEY" in bifrost("connect", "opencode").out
+
+
+def test_connect_keeps_opencodes_own_settings(tmp_path: Path) -> None:
+    path = tmp_path / "opencode" / "opencode.json"
+    write = ("connect", "opencode", "--write", "--settings", path)
+    assert bifrost(*write).code == 1 and not path.exists()
+    assert bifrost(*write, "--key", "sk-bf-x").code == 0
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_text('{"theme": "x", "model": "old", "provider": {"other": {"npm": "y"}}}')
+    assert bifrost(*write, "--key", "sk-bf-y", "--model", "opus", "--model", "haiku").code == 0
+    settings = json.loads(path.read_text())
+    assert (settings["theme"], settings["model"]) == ("x", "bifrost/opus")
+    assert settings["provider"]["other"] == {"npm": "y"}
+    assert settings["provider"]["bifrost"]["models"] == {"opus": {}, "haiku": {}}
+    for broken in ("[]", '{"provider": 1}', "{"):
+        path.write_text(broken)
+        done = bifrost(*write, "--key", "sk-bf-z")
+        assert done.code == 1 and "mend it first" in done.err and path.read_text() == broken

@@ -106,6 +106,13 @@ def test_what_is_no_request(gateway: RunningGateway, body: Any, said: str) -> No
     assert gateway.settled() == 0
 
 
+def test_what_could_add_to_the_input_is_blocked(gateway: RunningGateway) -> None:
+    answer = posted(gateway, {"model": SMALL, "input": "a", "input_type": "query"})
+    assert (answer.status_code, answer.headers["x-bf-error"]) == (400, "field_blocked")
+    assert "input_type" in answer.json()["error"]["message"]
+    assert gateway.settled() == 0
+
+
 def test_a_model_of_the_other_kind_is_refused_clearly(gateway: RunningGateway) -> None:
     for model in (GPT, CLAUDE):
         answer = posted(gateway, {"model": model, "input": "a"})

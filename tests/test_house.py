@@ -16,7 +16,7 @@ LEAVES |= {"meters", "database", "pace"}
 ROOMS = {"routing", "governance", "translate", "providers", "upstream", "metering", "audit"}
 # Between the rooms and the doors: each knows the rooms, none knows Starlette.
 ORDER = {"identify", "passage", "lanes", "governor", "line", "watch", "witness", "pipeline"}
-ORDER |= {"route", "failover", "facts"}
+ORDER |= {"route", "failover", "facts", "chain"}
 WINGS = {
     *("usage", "steward", "mock", "logs", "listener", "farewell", "succession", "binding", "child"),
     *("stewardship", "standin", "tally", "recorder"),
@@ -32,6 +32,8 @@ MAY = {
     "config": {"errors", "patterns", "proxies"},
     "s3": {"errors", "sigv4"},
     **{room: LEAVES for room in ROOMS},
+    "chain": LEAVES | {"providers"},
+    "audit": LEAVES | {"chain"},  # for its archive's bucket
     "identify": LEAVES | {"governance"},
     "passage": LEAVES | ROOMS,
     "lanes": LEAVES | ROOMS | {"identify", "passage"},
@@ -56,7 +58,7 @@ MAY = {
     "tally": LEAVES | {"audit"},
     "alerts": LEAVES | {"audit", "governance"},
     "webhooks": LEAVES | {"audit", "alerts"},
-    "exports": LEAVES | {"audit", "webhooks"},
+    "exports": LEAVES | {"audit", "chain", "webhooks"},
     "mock": {"errors"},
     "logs": set(),
     "listener": set(),

@@ -68,6 +68,7 @@ def test_a_bucket_with_object_lock_is_an_archive(
     from bifrost.audit import depots
 
     monkeypatch.setattr(depots, "_known", {})
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # the machine's own are not ours
     parts._unpacked.clear()
     with pytest.raises(DepotError, match="AWS_ACCESS_KEY_ID"):
         Reader(tmp_path).read(manifest.end, 1)

@@ -1,7 +1,7 @@
 """Depots: where archived parts of the log lie, a folder or a bucket. Blocking; for threads.
 
 A depot's address is what is written down beside the log; credentials never are. They come from the
-configuration, while the gateway runs, or from the environment as other tools of S3 take them.
+configuration, while the gateway runs, or are found as other tools of AWS find them (``chain``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from urllib.parse import parse_qsl, quote, urlsplit
 import msgspec
 
 from bifrost.audit.tiles import sync_folder
-from bifrost.config.evidence import Archive, AuditLogs
+from bifrost.chain import Chain
+from bifrost.config.evidence import Archive, ArchiveBucket, AuditLogs
 from bifrost.errors import StoreError
 from bifrost.s3 import Bucket, S3Error
 from bifrost.sigv4 import Credentials, query_text
@@ -186,9 +187,7 @@ def configured(archive: Archive, folder: Path) -> Depot:
     address = f"s3://{given.bucket}/{quote(prefix)}?{pairs}"
     bucket = Bucket(
         name=given.bucket, region=given.region, endpoint=given.endpoint, ca_file=given.ca_file,
-        credentials=_credentials(
-            given.access_key_id, given.secret_access_key, given.session_token or ""
-        ),
+        credentials=_credentials(given),
     )  # fmt: skip
     _known[address] = bucket
     return BucketDepot(address, bucket, prefix, given.object_lock)
@@ -209,10 +208,10 @@ def opened(address: str, folder: Path) -> Depot:
     if address.startswith("s3://"):
         parts = urlsplit(address)
         query = dict(parse_qsl(parts.query))
+        region, ca_file = query.get("region", "us-east-1"), os.environ.get("AWS_CA_BUNDLE")
         bucket = _known.get(address) or Bucket(
-            name=parts.netloc, region=query.get("region", "us-east-1"),
-            endpoint=query.get("endpoint"), ca_file=os.environ.get("AWS_CA_BUNDLE"),
-            credentials=_credentials(None, None, ""),
+            name=parts.netloc, region=region, endpoint=query.get("endpoint"), ca_file=ca_file,
+            credentials=Chain(region=region, ca_file=ca_file),
         )  # fmt: skip
         return BucketDepot(address, bucket, parts.path.lstrip("/"))
     return _folder(address, folder)
@@ -223,14 +222,7 @@ def _folder(address: str, folder: Path) -> FolderDepot:
     return FolderDepot(address, folder / BESIDE if own else Path(address), own)
 
 
-def _credentials(key_id: str | None, secret: str | None, token: str) -> Credentials:
-    if key_id and secret:
-        return Credentials(key_id, secret, token)
-    environ = os.environ
-    key_id, secret = environ.get("AWS_ACCESS_KEY_ID"), environ.get("AWS_SECRET_ACCESS_KEY")
-    if not key_id or not secret:
-        raise DepotError(
-            "The archive's bucket needs credentials: set AWS_ACCESS_KEY_ID and"
-            " AWS_SECRET_ACCESS_KEY."
-        )
-    return Credentials(key_id, secret, environ.get("AWS_SESSION_TOKEN", ""))
+def _credentials(given: ArchiveBucket) -> Credentials | Chain:
+    if given.access_key_id and given.secret_access_key:
+        return Credentials(given.access_key_id, given.secret_access_key, given.session_token or "")
+    return Chain(region=given.region)  # a ca_file is for the store, which may be another's

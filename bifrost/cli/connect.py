@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import tomlkit
@@ -13,6 +14,8 @@ import tomlkit
 from bifrost.errors import ConfigError
 
 PLACEHOLDER = "sk-bf-YOUR-VIRTUAL-KEY"
+OPENCODE_MODEL = "claude-sonnet-4-5"
+Command = TypeVar("Command", bound=Callable[..., None])
 
 
 def environment(url: str, key: str) -> dict[str, str]:
@@ -31,6 +34,35 @@ def snippet(url: str, key: str) -> str:
     return json.dumps({"env": environment(url, key)}, indent=2)
 
 
+def _settings(place: str, whose: str) -> Callable[[Command], Command]:
+    """The options that all agents have in common; ``whose`` says what lies at ``place``."""
+    options = (
+        click.option("--key", default=PLACEHOLDER, help="The virtual key."),
+        click.option(
+            "--url", default="http://127.0.0.1:8080", show_default=True, help="This gateway."
+        ),
+        click.option("--write", is_flag=True, help="Merge into the settings instead of printing."),
+        click.option(
+            "--settings", "path", type=click.Path(dir_okay=False, path_type=Path),
+            default=Path(place), show_default=True, help=whose,
+        ),
+    )  # fmt: skip
+
+    def put(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return put
+
+
+def _written(key: str, path: Path) -> Path:
+    """The file to write, a link followed; ConfigError where there is no key to write."""
+    if key == PLACEHOLDER:
+        raise ConfigError("Name the virtual key to write with --key sk-bf-...")
+    return path.expanduser().resolve()
+
+
 @click.group("connect")
 def connect() -> None:
     """Print or write a coding agent's settings.
@@ -42,17 +74,7 @@ def connect() -> None:
 
 
 @connect.command("claude")
-@click.option("--key", default=PLACEHOLDER, help="The virtual key.")
-@click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="This gateway.")
-@click.option("--write", is_flag=True, help="Merge into the settings file instead of printing.")
-@click.option(
-    "--settings",
-    "path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("~/.claude/settings.json"),
-    show_default=True,
-    help="Claude Code's settings file.",
-)
+@_settings("~/.claude/settings.json", "Claude Code's settings file.")
 def claude(key: str, url: str, write: bool, path: Path) -> None:
     """Claude Code: the env block of its settings.json.
 
@@ -64,27 +86,15 @@ def claude(key: str, url: str, write: bool, path: Path) -> None:
     if not write:
         click.echo(snippet(url, key))
         return
-    if key == PLACEHOLDER:
-        raise ConfigError("Name the virtual key to write with --key sk-bf-...")
-    path = path.expanduser().resolve()  # a link stays a link
+    path = _written(key, path)
     merged = _merged(path, environment(url, key))
     _write(path, json.dumps(merged, indent=2) + "\n")
     click.echo(f"Wrote {path}; Claude Code uses the gateway from its next start.")
 
 
 @connect.command("codex")
-@click.option("--key", default=PLACEHOLDER, help="The virtual key.")
-@click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="This gateway.")
+@_settings("~/.codex/config.toml", "Codex's settings file.")
 @click.option("--model", help="The model to ask for; without it Codex asks for its own default.")
-@click.option("--write", is_flag=True, help="Merge into the settings file instead of printing.")
-@click.option(
-    "--settings",
-    "path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("~/.codex/config.toml"),
-    show_default=True,
-    help="Codex's settings file.",
-)
 def codex(key: str, url: str, model: str | None, write: bool, path: Path) -> None:
     """Codex CLI: a model provider in its config.toml.
 
@@ -96,9 +106,7 @@ def codex(key: str, url: str, model: str | None, write: bool, path: Path) -> Non
     if not write:
         click.echo(_provided(tomlkit.document(), url, key, model), nl=False)
         return
-    if key == PLACEHOLDER:
-        raise ConfigError("Name the virtual key to write with --key sk-bf-...")
-    path = path.expanduser().resolve()
+    path = _written(key, path)
     try:
         settings = tomlkit.parse(path.read_text() if path.exists() else "")
     except ValueError as error:
@@ -130,17 +138,7 @@ def _provided(settings: tomlkit.TOMLDocument, url: str, key: str, model: str | N
 
 
 @connect.command("gemini")
-@click.option("--key", default=PLACEHOLDER, help="The virtual key.")
-@click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="This gateway.")
-@click.option("--write", is_flag=True, help="Merge into the settings files instead of printing.")
-@click.option(
-    "--settings",
-    "path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("~/.gemini/settings.json"),
-    show_default=True,
-    help="Gemini CLI's settings file; its .env stands beside it.",
-)
+@_settings("~/.gemini/settings.json", "Gemini CLI's settings file; its .env stands beside it.")
 def gemini(key: str, url: str, write: bool, path: Path) -> None:
     """Gemini CLI: variables in its .env, and how it signs in, in its settings.json.
 
@@ -154,9 +152,7 @@ def gemini(key: str, url: str, write: bool, path: Path) -> None:
         click.echo("\n".join(f"{name}={value}" for name, value in variables.items()))
         click.echo(json.dumps(_signing_in({}, path), indent=2))
         return
-    if key == PLACEHOLDER:
-        raise ConfigError("Name the virtual key to write with --key sk-bf-...")
-    path = path.expanduser().resolve()
+    path = _written(key, path)
     beside = path.with_name(".env").resolve()
     merged = json.dumps(_signing_in(_object(path), path), indent=2) + "\n"
     lines = beside.read_text().splitlines() if beside.exists() else []
@@ -179,6 +175,46 @@ def _signing_in(settings: dict[str, Any], path: Path) -> dict[str, Any]:
         merged = merged[name]
     merged["selectedType"] = "gemini-api-key"
     return told
+
+
+@connect.command("opencode")
+@_settings("~/.config/opencode/opencode.json", "opencode's settings file.")
+@click.option(
+    "--model", "models", multiple=True, default=[OPENCODE_MODEL], show_default=True,
+    help="A model to ask for; may repeat, the first one is used.",
+)  # fmt: skip
+def opencode(key: str, url: str, models: tuple[str, ...], write: bool, path: Path) -> None:
+    """opencode: a provider in its opencode.json, asked by Anthropic's Messages.
+
+    \b
+    Example:
+      bifrost connect opencode --key sk-bf-... --url https://gateway.example --write
+    """
+    url = url.rstrip("/").removesuffix("/v1").removesuffix("/anthropic")
+    if not write:
+        click.echo(json.dumps(_asking({}, path, url, key, models), indent=2))
+        return
+    path = _written(key, path)
+    merged = _asking(_object(path), path, url, key, models)
+    _write(path, json.dumps(merged, indent=2) + "\n")
+    click.echo(f"Wrote {path}; opencode uses the gateway from its next start.")
+
+
+def _asking(
+    settings: dict[str, Any], path: Path, url: str, key: str, models: tuple[str, ...]
+) -> dict[str, Any]:
+    """opencode's settings with the gateway as a provider and its first model chosen; everything
+    else is kept. In that dialect it shows why a budget refuses, once."""
+    others = settings.get("provider", {})
+    if not isinstance(others, dict):
+        raise ConfigError(f"{path}: provider is no object; mend it first.")
+    provider = {
+        "npm": "@ai-sdk/anthropic",
+        "options": {"baseURL": f"{url}/anthropic/v1", "apiKey": key},
+        "models": {model: {} for model in models},
+    }
+    chosen = {"provider": {**others, "bifrost": provider}, "model": f"bifrost/{models[0]}"}
+    return {**settings, **chosen}
 
 
 def _write(path: Path, text: str) -> None:

@@ -17,6 +17,7 @@ _PLACES = {
     "region": (re.compile(r"[a-z0-9-]{2,64}"), "a region such as 'us-east-1' or 'global'"),
     "project": (re.compile(r"[a-z0-9.:-]{3,128}"), "the id of a project"),
     "resource": (re.compile(r"[A-Za-z0-9-]{2,64}"), "a resource's name, not its address"),
+    "workspace": (re.compile(r"[A-Za-z0-9_-]{2,128}"), "the id of a workspace (wrkspc_…)"),
 }
 
 
@@ -80,6 +81,9 @@ class Cloud(Spec, frozen=True, kw_only=True):
     region: Annotated[Name | None, Meta(description="Region in its cloud.")] = None
     project: Annotated[Name | None, Meta(description="Project in Google's cloud.")] = None
     resource: Annotated[Name | None, Meta(description="Resource in Azure.")] = None
+    workspace: Annotated[
+        Name | None, Meta(description="Id of Claude's workspace in its cloud.")
+    ] = None
     credentials_file: Annotated[
         FilePath | None, Meta(description="JSON file of Google's credentials, of any kind.")
     ] = None
@@ -96,7 +100,7 @@ class Cloud(Spec, frozen=True, kw_only=True):
     @property
     def place(self) -> dict[str, str | None]:
         """Where it is in its cloud."""
-        return {"region": self.region, "project": self.project, "resource": self.resource}
+        return {name: getattr(self, name) for name in _PLACES}
 
 
 _KEYS = (*_PLACES, "credentials_file", "credentials_json", "entra", "aws")

@@ -28,10 +28,10 @@ class ArchiveBucket(Spec, frozen=True, kw_only=True):
         Text | None, Meta(description="http(s) address of the store; null is AWS.")
     ] = None
     access_key_id: Annotated[
-        Text | None, Meta(description="Credential; null takes AWS_ACCESS_KEY_ID.")
+        Text | None, Meta(description="Credential; null: AWS's usual chain.")
     ] = None
     secret_access_key: Annotated[
-        Secret | None, Meta(description="Credential; null takes AWS_SECRET_ACCESS_KEY.")
+        Secret | None, Meta(description="Credential; null: AWS's usual chain.")
     ] = None
     session_token: Annotated[Secret | None, Meta(description="Of a temporary credential.")] = None
     object_lock: Annotated[

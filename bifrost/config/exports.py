@@ -107,8 +107,10 @@ class S3Export(HttpExport, frozen=True, kw_only=True, tag="s3"):
     """Objects of JSON lines in an S3-compatible store."""
 
     bucket: Annotated[Name, Meta(description="Bucket; it must exist.")]
-    access_key: Annotated[Name, Meta(description="Access key id.")]
-    token: Annotated[Secret, Meta(description="Secret access key.")]
+    access_key: Annotated[
+        Name | None, Meta(description="Access key id; null: AWS's usual chain.")
+    ] = None
+    token: Annotated[Secret | None, Meta(description="Secret access key.")] = None
     region: Annotated[Name, Meta(description="Region of the signature.")] = "us-east-1"
     prefix: Annotated[Value, Meta(description="Begin of every object's name.")] = "audit/"
     encryption: Annotated[
@@ -201,8 +203,8 @@ def check_exports(place: str, sinks: tuple[Sink, ...], findings: Findings) -> No
         match sink:
             case ElasticExport():
                 _elastic(here, sink, findings)
-            case S3Export() if sink.bucket and not _BUCKET.fullmatch(sink.bucket):
-                findings.add(f"{here}.bucket", "expected the name of a bucket")
+            case S3Export():
+                _s3(here, sink, findings)
             case WebhookExport():
                 check_signing(here, sink.secret, sink.old_secrets, findings)
             case SyslogExport():
@@ -232,6 +234,13 @@ def _http(here: str, sink: HttpExport, findings: Findings) -> None:
                 "holds a space, a control character or a character beyond ASCII, which no header"
                 " can carry",
             )
+
+
+def _s3(here: str, sink: S3Export, findings: Findings) -> None:
+    if sink.bucket and not _BUCKET.fullmatch(sink.bucket):
+        findings.add(f"{here}.bucket", "expected the name of a bucket")
+    if (sink.access_key is None) != (sink.token is None):
+        findings.add(here, "expected access_key and token, or neither")
 
 
 def _elastic(here: str, sink: ElasticExport, findings: Findings) -> None:

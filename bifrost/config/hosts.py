@@ -16,9 +16,10 @@ Api = Literal[
     "messages", "chat", "responses", "gemini", "vertex", "bedrock", "converse", "embeddings"
 ]
 Kind = Literal[
-    "anthropic", "anthropic_compatible", "azure", "bedrock", "bedrock_mantle", "cerebras",
-    "deepseek", "fireworks", "gemini", "groq", "minimax", "mistral", "mock", "moonshot", "ollama",
-    "openai", "openai_compatible", "openrouter", "together", "vertex", "vllm", "xai", "zai",
+    "anthropic", "anthropic_aws", "anthropic_compatible", "anthropic_google_cloud", "azure",
+    "bedrock", "bedrock_mantle", "cerebras", "deepseek", "fireworks", "gemini", "groq", "minimax",
+    "mistral", "mock", "moonshot", "ollama", "openai", "openai_compatible", "openrouter",
+    "together", "vertex", "vllm", "xai", "zai",
 ]  # fmt: skip
 
 
@@ -31,8 +32,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     In a cloud: ``cloud`` are the keys of the configuration that it has beside the usual ones,
     ``needs`` those that must be there; words in braces in an address stand for them. ``below`` is
-    what follows the address, ``prefixes`` what each API's paths begin with. ``families``: by
-    pattern of a model's name, the first that fits, which of the APIs serve it.
+    what follows the address, ``prefixes`` what each API's paths begin with, ``headers`` what goes
+    with every request. ``uncounted``: which APIs count no tokens, though others' do. ``families``: by pattern of a
+    model's name, the first that fits, which of the APIs serve it.
     """
 
     apis: dict[Api, str | None]
@@ -44,6 +46,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     needs: tuple[str, ...] = ()
     below: str = ""
     prefixes: dict[Api, str] = {}
+    headers: dict[str, str] = {}
+    uncounted: tuple[Api, ...] = ()
     families: tuple[tuple[str, tuple[Api, ...]], ...] = ()
 
 
@@ -106,6 +110,22 @@ _CLAUDE_APART: tuple[tuple[str, tuple[Api, ...]], ...] = (
     ("*", (*_OPENAI, *_EMBEDDINGS)),
 )
 _CLOUDS: dict[Kind, Row] = {
+    # Claude's own service behind the clouds' doors: first-party names, betas and prices.
+    "anthropic_aws": Row(
+        apis={"messages": "https://aws-external-anthropic.{region}.api.aws"},
+        key="x-api-key",
+        needs_key=False,
+        cloud=("region", "workspace", "keys", "aws"),
+        needs=("region", "workspace"),
+        headers={"anthropic-workspace-id": "{workspace}"},
+    ),
+    "anthropic_google_cloud": Row(
+        apis={"messages": "https://claude.googleapis.com/v1"},
+        needs_key=False,
+        cloud=("project", "region", "workspace", "credentials_file", "credentials_json"),
+        needs=("project", "region", "workspace"),
+        below="/projects/{project}/locations/{region}/workspaces/{workspace}/invoke",
+    ),
     "azure": Row(
         apis=dict.fromkeys(
             (*_OPENAI, "messages", *_EMBEDDINGS), "https://{resource}.services.ai.azure.com"
@@ -121,10 +141,14 @@ _CLOUDS: dict[Kind, Row] = {
         families=_CLAUDE_APART,
     ),
     "bedrock": Row(
-        apis=dict.fromkeys(("bedrock", "converse"), "https://bedrock-runtime.{region}.{aws}"),
+        apis=dict.fromkeys(
+            ("bedrock", "converse", "messages"), "https://bedrock-runtime.{region}.{aws}"
+        ),
         needs_key=False,
         cloud=("region", "keys", "aws"),
         needs=("region",),
+        prefixes={"messages": "/anthropic"},
+        uncounted=("messages",),
         # An inference profile's ARN may stand for any model; it is Claude's or an error. Names
         # with a region before them are the price table's, not Bedrock's.
         families=(
@@ -179,8 +203,8 @@ def address(
 ) -> tuple[Api, str | None]:
     """(the API, its address) of a provider of this type; no address where one must be given.
 
-    ``place``: its region, project and resource. Raises ValueError, saying what the type has, when
-    it has no such API.
+    ``place``: its region, project and so on. Raises ValueError, saying what the type has, when it
+    has no such API.
     """
     row = TABLE[kind]
     spoken: Api = api if api is not None else next(iter(row.apis))
@@ -197,6 +221,12 @@ def address(
         return spoken, url.rstrip("/") + row.below.format(**known) if url else None
     except KeyError:  # a place is missing
         return spoken, None
+
+
+def headers(kind: Kind, place: Mapping[str, str | None]) -> dict[str, str]:
+    """The headers that go with every request to a provider that is there."""
+    known = {name: value or "" for name, value in place.items()}
+    return {name: value.format(**known) for name, value in TABLE[kind].headers.items()}
 
 
 def beside(kind: Kind, api: Api | None) -> frozenset[Api]:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from bifrost.doors.chat_ask import blocked
 from bifrost.errors import InvalidRequest
 
 Json = dict[str, Any]
+_FIELDS = frozenset({"model", "input", "encoding_format", "dimensions", "user", "stream"})
 MOST_INPUTS = 2_048  # of one request (openai 3.57, ``embedding_create_params``)
 
 
 def ask(asked: Json) -> Json:
     """The fields of a Messages request that bound what this one can cost: its input is its body.
 
-    Raises InvalidRequest for an input that is none.
+    Raises InvalidRequest for an input that is none, FieldBlocked for what could add to it.
     """
+    for field in asked:
+        if field not in _FIELDS:
+            raise blocked(field, "it could have a host add to what is paid for")
     given = asked.get("input")
     inputs = given if isinstance(given, list) else [given]
     if not inputs or not (_texts(inputs) or _tokens(inputs) or all(map(_is_tokens, inputs))):

@@ -8,7 +8,7 @@ from bifrost.doors.anthropic import AnthropicDoor
 from bifrost.doors.bedrock import BedrockDoor
 from bifrost.doors.door import Door, Handler, Models, Receive, Scope, Send
 from bifrost.doors.gemini import PREFIX as GEMINI
-from bifrost.doors.gemini import GeminiDoor
+from bifrost.doors.gemini import VERTEX, GeminiDoor
 from bifrost.doors.openai import OpenAIDoor
 from bifrost.doors.vertex import VertexDoor
 from bifrost.pipeline import Pipeline
@@ -74,7 +74,7 @@ class Entrance:
         if path.startswith("/bedrock/"):
             return self.bedrock.serve
         if path.startswith("/vertex/"):
-            return self.vertex.serve
+            return self.gemini.handler(path) if VERTEX in path else self.vertex.serve
         return self.gemini.handler(path) if path.startswith(GEMINI) else self.anthropic.unknown
 
     async def _models(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -32,7 +32,12 @@ from bifrost.errors import (
 )
 
 PREFIX = "/genai/"
-_PATH = re.compile(r"/genai/v1(?:beta)?/models/(.+):(\w+)")
+VERTEX = "/publishers/google/"  # Google's own models at Vertex AI: the same by another address
+_PATH = re.compile(
+    r"(?:/genai/v1(?:beta)?"
+    r"|/vertex/v1(?:beta1)?(?:/projects/[^/]+/locations/[^/]+)?/publishers/google)"
+    r"/models/(.+):(\w+)"
+)
 _MODELS = re.compile(r"/genai/v1(?:beta)?/models(?:/(.+))?")
 _METHODS = {"generateContent": False, "streamGenerateContent": True}
 _COUNT = "countTokens"
@@ -66,10 +71,11 @@ GEMINI = Dialect("gemini", broken, b"\n\n")
 
 
 class GeminiDoor(Door):
-    """Serves ``/genai/v1beta/...`` and ``/genai/v1/...``."""
+    """Serves ``/genai/v1beta/...`` and ``/genai/v1/...``, and what Vertex AI's clients ask Google's
+    own models; which project and place are asked is left to the configuration."""
 
     def handler(self, path: str) -> Handler:
-        """What serves a path below the prefix."""
+        """What serves a path below the prefix, or one of Vertex AI's."""
         found = _PATH.fullmatch(path)
         if found and found[2] in _METHODS:
             return self.generate

@@ -16,7 +16,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from bifrost.chain import Chain
 from bifrost.config.exports import S3Export
+from bifrost.errors import BifrostError
 from bifrost.exports.answers import TAKEN, Answer, again
 from bifrost.exports.records import Document, Item, Record, span
 from bifrost.exports.web import Web, packed
@@ -38,7 +40,10 @@ class S3:
         self._sink = sink
         self._document = document
         self._web = Web(sink)
-        self._credentials = Credentials(sink.access_key, sink.token)
+        self._own: Credentials | None = None
+        if sink.access_key is not None and sink.token is not None:
+            self._own = Credentials(sink.access_key, sink.token)
+        self._chain = Chain(region=sink.region)
         parts = urlsplit(sink.url)
         self._host = parts.netloc
         self._base = f"{parts.path.rstrip('/')}/{escaped(sink.bucket)}"
@@ -51,8 +56,14 @@ class S3:
         """One object; nothing in a batch can be wrong for a store, so nothing is ever refused."""
         body = await asyncio.to_thread(packed, b"".join(item.body for item in items))
         path = f"{self._base}/{escaped(self.name(items))}"
+        try:
+            credentials = self._own
+            if credentials is None:
+                credentials = await asyncio.to_thread(self._chain.credentials)
+        except BifrostError as error:
+            return again(str(error))
         headers = signed_headers(
-            self._credentials, method="PUT", host=self._host, path=path, headers=self._wishes(body),
+            credentials, method="PUT", host=self._host, path=path, headers=self._wishes(body),
             body_sha256=sha256(body).hexdigest(), region=self._sink.region, service="s3",
         )  # fmt: skip
         reply = await self._web.send(self._url(path), body, headers, method="PUT")

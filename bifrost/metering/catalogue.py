@@ -26,6 +26,8 @@ from bifrost.metering.usage import Usage
 
 FORMAT = 1
 MOCK, MOCK_LIKE, MOCK_MODEL = "mock", "anthropic", "claude-sonnet-4-5"
+# Claude's own service, sold by another: its marketplace charges Anthropic's list prices.
+_SOLD = {"anthropic_aws": "anthropic", "anthropic_google_cloud": "anthropic"}
 _REMEMBERED = 4096
 _LINE = re.compile(r"claude-(?:[\d.-]+-)?(opus|sonnet|haiku|fable|mythos)")
 _NAME = re.compile(r"claude-(opus|sonnet|haiku|fable|mythos)-(\d)(?:-(\d))?(?:-\d{8})?")
@@ -95,6 +97,8 @@ class Catalogue:
         for name, model in table.models.items():
             provider, _, model_id = name.partition("/")
             self._models.setdefault(provider, {})[model_id] = model
+        for seller, vendor in _SOLD.items():
+            self._models.setdefault(seller, self._models.get(vendor, {}))
         self._lay(file, stored)
 
     def _lay(self, file: Sequence[Override], stored: Sequence[Override]) -> None:

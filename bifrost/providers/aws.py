@@ -272,7 +272,8 @@ class _Chain:
         except BifrostError as error:
             raise CredentialError(f"{_NOTHING}, and there is no instance ({error})") from error
         if reply.status != 200:
-            raise refused(opening, reply)
+            no = refused(opening, reply)
+            raise CredentialError(f"{_NOTHING}. {no}", lasting=no.lasting)
         headers = {"x-aws-ec2-metadata-token": reply.body.decode("ascii", "replace").strip()}
         listing = Errand(base + _ROLES, headers=headers, near=True)
         reply = await self._ask(listing)

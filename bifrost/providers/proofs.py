@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
+from bifrost.config.hosts import headers
 from bifrost.config.settings import Provider
 from bifrost.providers import aws, azure, google
 from bifrost.providers.asking import Ask
 from bifrost.providers.tokens import Tokens
 from bifrost.sigv4 import Credentials, signed_headers
 
-_SERVICES = {"bedrock": "bedrock", "bedrock_mantle": "bedrock-mantle"}  # as signatures name them
+_SERVICES = {  # as signatures name them
+    "anthropic_aws": "aws-external-anthropic",
+    "bedrock": "bedrock",
+    "bedrock_mantle": "bedrock-mantle",
+}
 
 
 class Proof(Protocol):
@@ -47,16 +53,24 @@ class Signature:
 
     refusals = frozenset({401, 403})
 
-    def __init__(self, tokens: Tokens[Credentials], region: str, service: str) -> None:
+    def __init__(
+        self,
+        tokens: Tokens[Credentials],
+        region: str,
+        service: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """``headers``: what goes with every request, and is signed too."""
         self.tokens = tokens
         self._region, self._service = region, service
+        self._headers = headers
 
     def lines(self, shown: Credentials, host: bytes, target: bytes, body: bytes) -> bytes:
-        """The signature, its time, and the token of temporary credentials."""
+        """The signature, its time, the token of temporary credentials, and what is signed too."""
         path, _, query = target.decode("ascii").partition("?")
         signed = signed_headers(
             shown, method="POST", host=host.decode("ascii"), path=path,
-            query=parse_qsl(query, keep_blank_values=True),
+            query=parse_qsl(query, keep_blank_values=True), headers=self._headers,
             body_sha256=hashlib.sha256(body).hexdigest(), region=self._region,
             service=self._service,
         )  # fmt: skip
@@ -66,14 +80,15 @@ class Signature:
 
 def proof(name: str, provider: Provider, ask: Ask) -> Proof | None:
     """The proof of a provider; None for one that is shown a key, or nothing."""
-    if provider.type == "vertex":
+    if provider.type in ("vertex", "anthropic_google_cloud"):
         return Bearer(Tokens(name, _google(provider, ask)))
     if provider.type == "azure" and provider.entra is not None:
         return Bearer(Tokens(name, _azure(provider, ask)))
     service = _SERVICES.get(provider.type)
     if service is not None and not provider.keys:
         region = provider.region or ""
-        return Signature(Tokens(name, _aws(provider, ask, region)), region, service)
+        always = headers(provider.type, provider.place)
+        return Signature(Tokens(name, _aws(provider, ask, region)), region, service, always)
     return None
 
 

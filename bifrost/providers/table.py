@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from bifrost.config.hosts import TABLE, Api, Kind, Row, address, serving
+from bifrost.config.hosts import TABLE, Api, Kind, Row, address, headers, serving
 from bifrost.errors import ConfigError
 from bifrost.providers.proofs import Proof
 
@@ -63,7 +63,7 @@ class Host:
         place: Mapping[str, str | None] | None = None,
         proof: Proof | None = None,
     ) -> None:
-        """``place``: its region, project and resource; ``proof``: what it is shown instead of keys.
+        """``place``: its region, project and so on; ``proof``: what it is shown instead of keys.
 
         Raises ConfigError where the type needs an address and none is given.
         """
@@ -82,6 +82,10 @@ class Host:
         self._signed = [_signed(row, credential.value) for credential in credentials] or [
             b"x-api-key: mock\r\n" if kind == "mock" else b""
         ]
+        if proof is None:  # else it is in the proof, which may have to sign it
+            always = headers(kind, place or {}).items()
+            lines = "".join(f"{name}: {value}\r\n" for name, value in always).encode("latin-1")
+            self._signed = [signed + lines for signed in self._signed]
         self._heads: dict[bytes, list[bytes]] = {}
         self._each: list[tuple[Host, float]] = [(self, 1.0)]
         if len(credentials) > 1:
@@ -117,7 +121,7 @@ class Host:
 
     def counts(self, api: Api) -> bool:
         """Whether an API counts tokens."""
-        return api in _COUNTS
+        return api in _COUNTS and api not in self.row.uncounted
 
     def serves(self, model: str, mode: str) -> bool:
         """Whether a model with that mode of the catalogue can be had here."""

@@ -63,7 +63,8 @@ class Tokens(Generic[T]):
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
-        self.error: BifrostError | None = None
+        self.error: BifrostError | None = None  # of the last renewal
+        self.failures = 0  # renewals that failed
         self._source = source
         self._clock = clock
         self._lease: Lease[T] | None = None
@@ -76,6 +77,11 @@ class Tokens(Generic[T]):
         """The credential, as long as it holds."""
         lease, now = self._lease, self._clock()
         return lease.value if lease is not None and now < lease.ends - SPARE_S else None
+
+    @property
+    def lacking(self) -> bool:
+        """Whether there is none, and renewals fail: requests are refused."""
+        return self.error is not None and self.held() is None
 
     async def fresh(self) -> Lease[T]:
         """A new credential, with its end, whatever is held. Raises what its source raises."""
@@ -153,6 +159,7 @@ class Tokens(Generic[T]):
         elif not isinstance(error, BifrostError):
             log.error("a credential's source failed", exc_info=error)
             error = CredentialError(f"The source of the credential failed: {error!r}.")
+        self.failures += 1
         pause, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE_S)
         if isinstance(error, CredentialError) and error.lasting:
             pause = max(pause, LASTING_PAUSE_S)
@@ -163,6 +170,7 @@ class Tokens(Generic[T]):
                 extra={
                     "provider": self.name, "error": str(error),
                     "holds": self.held() is not None, "retry_in_s": round(pause),
+                    "remedy": "`bifrost doctor` asks for one and says what is wrong",
                 },
             )  # fmt: skip
         self.error = error

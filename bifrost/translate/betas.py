@@ -27,6 +27,7 @@ _RENAMED = {"advanced-tool-use-2025-11-20": "tool-search-tool-2025-10-19"}
 # By the type of the provider.
 BETAS: Mapping[str, Mapping[str, str]] = {
     "vertex": {**_RENAMED, **{name: name for name in (*_BOTH, "compact-2026-09-04")}},
+    "bedrock": {**_RENAMED, **{name: name for name in (*_BOTH, *_MANTLE)}},  # its Messages API
     "bedrock_mantle": {**_RENAMED, **{name: name for name in (*_BOTH, *_MANTLE)}},
 }
 

@@ -43,8 +43,10 @@ class Run(NamedTuple):
     nonce: str
 
 
-def run(folder: Path, url: str, *, model: tuple[str, ...] = CHOSEN) -> Run:
-    """Asks for something; the script makes it read a file whose content nobody can guess."""
+def run(folder: Path, url: str, *, model: tuple[str, ...] = CHOSEN, vertex: bool = False) -> Run:
+    """Asks for something; the script makes it read a file whose content nobody can guess.
+
+    ``vertex``: in its mode for Vertex AI, which `bifrost connect` does not set up."""
     own = Path(tempfile.mkdtemp(dir=folder))
     home, work, temporary = own / "home", own / "work", own / "tmp"
     for made in (home / ".gemini", work, temporary):
@@ -52,7 +54,17 @@ def run(folder: Path, url: str, *, model: tuple[str, ...] = CHOSEN) -> Run:
     settings = home / ".gemini" / "settings.json"
     settings.write_text(json.dumps(QUIET))
     to = ("--key", KEY, "--url", url, "--settings", settings)
-    assert bifrost("connect", "gemini", "--write", *to).code == 0
+    at_vertex = {}
+    if vertex:
+        settings.write_text(
+            json.dumps(QUIET | {"security": {"auth": {"selectedType": "vertex-ai"}}})
+        )
+        at_vertex = {
+            "GOOGLE_GENAI_USE_VERTEXAI": "true", "GOOGLE_API_KEY": KEY,
+            "GOOGLE_VERTEX_BASE_URL": f"{url}/vertex",
+        }  # fmt: skip
+    else:
+        assert bifrost("connect", "gemini", "--write", *to).code == 0
     nonce = f"nonce-{secrets.token_hex(8)}"
     (work / "bifrost_mock.txt").write_text(nonce)
     program = gemini_cli()
@@ -63,7 +75,7 @@ def run(folder: Path, url: str, *, model: tuple[str, ...] = CHOSEN) -> Run:
     done = subprocess.run(
         [*program, "--yolo", "--skip-trust", *model, "--prompt", "Read the file."],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90,
-        env=variables, cwd=work, check=False,
+        env=variables | at_vertex, cwd=work, check=False,
     )  # fmt: skip
     return Run(done.returncode, done.stdout, f"{done.stdout}\n{done.stderr}", nonce)
 
@@ -108,6 +120,18 @@ def test_a_conversation_with_a_tool(
         prices = CLAUDE_PRICES if kind is CLAUDE else PRICES
         due = sum(Decimal(row["served"][name] * price) for name, price in prices.items()) / 10**12
         assert gateway.settled() == due > 0
+    finally:
+        gateway.stop()
+
+
+@pytest.mark.parametrize("kind", [GEMINI, CLAUDE], ids=lambda one: one.api)
+def test_in_its_mode_for_vertex(mock: RunningMock, tmp_path: Path, kind: Kind) -> None:
+    gateway = RunningGateway(tmp_path / "gateway", served(mock.url, kind))
+    try:
+        done = run(tmp_path, gateway.url, vertex=True)
+        assert done.code == 0, done.whole
+        assert FINAL in done.said and done.nonce in done.said, done.whole
+        assert len(mock.requests(100)) == 2 and gateway.settled() > 0
     finally:
         gateway.stop()
 

@@ -15,6 +15,7 @@ import pytest
 
 from tests.clients.installed import opencode
 from tests.clients.test_codex import CLAUDE, CLAUDE_PRICES, FINAL, PRICES, Run
+from tests.commands import bifrost
 from tests.running import KEY, RunningGateway, RunningMock
 from tests.test_passages import CHAT, GEMINI, RESPONSES, Kind, mapped
 
@@ -44,6 +45,10 @@ def run(folder: Path, url: str, dialect: str) -> Run:
     provider = {"npm": package, "options": options, "models": {MODEL: {}}}
     settings = own / "opencode.json"
     settings.write_text(json.dumps({"provider": {"bifrost": provider}, "autoupdate": False}))
+    if dialect == "messages":  # as `bifrost connect` sets it up
+        settings.write_text(json.dumps({"autoupdate": False}))
+        to = ("--key", KEY, "--url", url, "--model", MODEL, "--settings", settings)
+        assert bifrost("connect", "opencode", "--write", *to).code == 0
     nonce = f"nonce-{secrets.token_hex(8)}"
     (work / "bifrost_mock.txt").write_text(nonce)
     variables = {
