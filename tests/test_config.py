@@ -117,6 +117,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`providers.<name>`": specs.Provider,
     "`providers.<name>.keys[]`": specs.ProviderKey,
     "`providers.<name>.network`": specs.Network,
+    "`providers.<name>.quirks`": specs.Quirks,
     "`providers.<name>.entra`": clouds.Entra,
     "`providers.<name>.aws`": clouds.Aws,
     "`models.<pattern>[]`": specs.Target,

@@ -6,10 +6,12 @@ Addresses are those of the vendors' own documentation and SDKs (read 2026-11).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
+from bifrost.config.fields import Spec
 from bifrost.patterns import matches
 
 Api = Literal["messages", "chat", "responses", "gemini", "vertex", "bedrock"]
@@ -43,6 +45,14 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     below: str = ""
     prefixes: dict[Api, str] = {}
     families: tuple[tuple[str, tuple[Api, ...]], ...] = ()
+
+
+class Quirks(Spec, frozen=True, kw_only=True):
+    """How a host of OpenAI's dialects deviates from them."""
+
+    streams_only: Annotated[
+        bool, Meta(description="It answers in streams only; other clients get theirs whole.")
+    ] = False
 
 
 def _both(chat: str, messages: str) -> dict[Api, str | None]:

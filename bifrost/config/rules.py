@@ -11,7 +11,7 @@ from bifrost.config.clouds import check_cloud
 from bifrost.config.conditions import condition
 from bifrost.config.evidence import check_evidence
 from bifrost.config.findings import Findings, inside, meant
-from bifrost.config.hosts import TABLE, address
+from bifrost.config.hosts import TABLE, address, beside
 from bifrost.config.settings import (
     DURATION,
     BudgetSpec,
@@ -94,6 +94,13 @@ def _address(place: str, provider: Provider, findings: Findings) -> None:
     except ValueError as error:
         findings.add(inside(place, "api"), str(error))
         return
+    if provider.quirks.streams_only and not {"chat", "responses"} & beside(
+        provider.type, provider.api
+    ):
+        findings.add(
+            inside(inside(place, "quirks"), "streams_only"),
+            "only for hosts of the chat or responses API",
+        )
     base_url = inside(inside(place, "network"), "base_url")
     own = provider.type == "mock" or TABLE[provider.type].needs
     if url is None and not own and base_url not in findings.places:
