@@ -24,7 +24,7 @@ from bifrost._fast.timing import SIZE, Timing
 
 log = logging.getLogger("bifrost.meters")
 FOLDER = "metrics"
-MAGIC = 0x32_4D_46_42  # of this layout; files of another are begun anew
+MAGIC = 0x33_4D_46_42  # of this layout; files of another are begun anew
 TIMINGS = ("gate", "admit", "settle", "governance")
 # How many rows of a kind there may be; what comes later is counted as "other".
 MOST = {
@@ -35,6 +35,7 @@ MOST = {
     "overhead": 1,
     "fault": 96,
     "resting": 48,
+    "hedge": 8,
 }
 OTHER = "other"
 ROWS = sum(MOST.values()) + len(MOST)

@@ -122,6 +122,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "`providers.<name>.aws`": clouds.Aws,
     "`models.<pattern>[]`": specs.Target,
     "`routing`": specs.Routing,
+    "`routing.hedge`": specs.Hedging,
     "`routing.rules[]`": specs.RuleSpec,
     "`governance`": specs.Governance,
     "`governance.customers[]`": specs.CustomerSpec,

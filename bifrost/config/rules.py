@@ -17,6 +17,7 @@ from bifrost.config.settings import (
     BudgetSpec,
     Governance,
     Governed,
+    Hedging,
     Network,
     Provider,
     ProviderRule,
@@ -54,6 +55,7 @@ def check(settings: Settings, findings: Findings) -> None:
     for pattern, targets in settings.models.items():
         _route(pattern, targets, known, findings)
     _conditions(settings.routing.rules, known, findings)
+    _hedging(settings.routing.hedge, findings)
     _governance(settings.governance, known, findings)
     _alerts(settings.alerts.budget_thresholds, findings)
     _webhooks(settings.webhooks, findings)
@@ -180,6 +182,11 @@ def _conditions(rules: tuple[RuleSpec, ...], known: tuple[str, ...], findings: F
         for number, pattern in enumerate(rule.models):
             _model_pattern(f"{place}.models[{number}]", pattern, findings)
         _targets(f"{place}.targets", rule.targets, known, findings)
+
+
+def _hedging(hedge: Hedging | None, findings: Findings) -> None:
+    for number, pattern in enumerate(hedge.models if hedge is not None else ()):
+        _model_pattern(f"routing.hedge.models[{number}]", pattern, findings)
 
 
 def _targets(

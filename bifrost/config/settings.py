@@ -27,6 +27,7 @@ from bifrost.config.fields import Weight as Weight
 from bifrost.config.fields import or_reference
 from bifrost.config.hosts import Api, Kind
 from bifrost.config.hosts import Quirks as Quirks
+from bifrost.config.routes import Hedging as Hedging
 from bifrost.config.routes import Routing as Routing
 from bifrost.config.routes import RuleSpec as RuleSpec
 from bifrost.config.routes import Target as Target
