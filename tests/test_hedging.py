@@ -3,6 +3,7 @@ holds less than it should."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -17,6 +18,7 @@ from tests.commands import until
 from tests.running import RunningGateway, RunningMock, bearer, budget, configuration, message
 from tests.servers import free_ports
 from tests.test_failover import attempts, settled
+from tests.test_serve import workers
 
 INPUT, OUTPUT = 1_000, 64
 SONNET, HAIKU = "claude-sonnet-4-5", "claude-haiku-4-5"
@@ -232,6 +234,31 @@ def test_a_client_that_leaves_ends_both_and_both_are_paid(start: Start, mocks: M
     assert {(one.outcome, one.source) for one in both} == {("cut", "estimated")}
     assert settled(gateway) == sum(one.cost for one in both) > 0
     assert until(lambda: hedges(gateway, "cut")) == 1
+
+
+def test_of_a_killed_worker_both_are_charged_in_full(start: Start, mocks: Mocks) -> None:
+    gateway = start(mocks.slow.url, mocks.slow.url)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(
+            httpx.post, f"{gateway.url}/v1/messages", json=message(model=SONNET), timeout=30,
+            headers=bearer() | {"x-request-id": "killed"},
+        )  # fmt: skip
+        until(lambda: _held(gateway) == 2)
+        [worker] = workers(gateway, 1)
+        worker.send_signal(signal.SIGKILL)
+        with pytest.raises(httpx.TransportError):
+            asked.result()
+    both = attempts(gateway, httpx.Response(200, headers={"x-request-id": "killed"}), 2)
+    assert {one.outcome for one in both} == {"unsettled"}
+    assert sorted(one.hedge for one in both) == [False, True]
+    assert all(one.cost == one.reserved > 0 for one in both)
+    assert settled(gateway) == sum(one.cost for one in both)
+
+
+def _held(gateway: RunningGateway) -> int:
+    """How many reservations there are."""
+    page = httpx.get(f"{gateway.url}/metrics").text
+    return int(page.partition("\nbifrost_reservations ")[2].partition("\n")[0])
 
 
 def test_no_budget_is_overspent_by_fifty_at_once(start: Start, tmp_path: Path) -> None:
