@@ -161,7 +161,7 @@ class App:
                 core.witness,
                 debug_headers=server.debug_headers,
             )
-            self._pipeline.failover.first_byte_timeout_s = settings.routing.first_byte_timeout_s
+            self._pipeline.failover.configure(settings.routing)
             self._entrance = Entrance(
                 self._pipeline, self._models, self.proxies, core.meters.refused,
                 lambda: core.treasury.help_url, max_body_bytes=server.max_body_bytes,
@@ -294,7 +294,7 @@ class App:
         assert self._pipeline is not None and self._entrance is not None
         self._pipeline.watch.ping_interval_ns = int(settings.server.ping_interval_s * 1e9)
         self._pipeline.stations.debug_headers = settings.server.debug_headers
-        self._pipeline.failover.first_byte_timeout_s = settings.routing.first_byte_timeout_s
+        self._pipeline.failover.configure(settings.routing)
         self.proxies = _proxies(settings)
         self._entrance.settle(self.proxies, settings.server.max_body_bytes)
         if self.hall is not None:

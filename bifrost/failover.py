@@ -15,8 +15,10 @@ from collections.abc import Awaitable, Callable
 
 from bifrost._fast.gate import Exhausted
 from bifrost.call import Call
+from bifrost.config.routes import Routing
 from bifrost.errors import InvalidRequest, Refusal, UpstreamError
 from bifrost.governor import Governor
+from bifrost.hedge import Hedges
 from bifrost.line import Line
 from bifrost.route import Kept, Route
 from bifrost.routing.health import SILENT, UNREACHED, Fault, fault_of
@@ -42,8 +44,14 @@ class Failover:
         """``forward(call, path)`` sends and awaits a head, ``settled(call, body)`` closes a call
         whose answer is complete, ``cut(call)`` one that got none."""
         self.governor, self.line, self.witness = governor, line, witness
-        self.first_byte_timeout_s: float | None = None
+        self.hedges = Hedges(governor, witness, forward, cut)
+        self._first_byte_timeout_s: float | None = None
         self._forward, self._settled, self._cut = forward, settled, cut
+
+    def configure(self, routing: Routing) -> None:
+        """What the configuration says from now on."""
+        self._first_byte_timeout_s = routing.first_byte_timeout_s
+        self.hedges.spec = routing.hedge
 
     async def carry(self, call: Call, path: bytes) -> bool:
         """Sends a call to its targets in turn until one answers; whether a stream follows.
@@ -55,7 +63,10 @@ class Failover:
         while True:
             route.begin(call.lane)
             try:
-                streams = await self._attempt(call, path)
+                if self.hedges.concern(call):
+                    streams = await self.hedges.carry(call, path, self._attempt, self._failed)
+                else:
+                    streams = await self._attempt(call, path)
                 fault, failure = fault_of(call.status), None
             except UpstreamError as error:
                 fault, failure = (SILENT if error.sent else UNREACHED), error
@@ -84,7 +95,7 @@ class Failover:
         return False
 
     async def _attempt(self, call: Call, path: bytes) -> bool:
-        patience = self.first_byte_timeout_s if call.scan.stream else None
+        patience = self._first_byte_timeout_s if call.scan.stream else None
         if patience is None or not call.route.more():
             return await self._forward(call, path)
         try:
@@ -97,6 +108,13 @@ class Failover:
                 f" {patience:g} s.",
                 sent=call.sent_upstream,
             ) from None
+
+    async def _failed(self, call: Call, fault: Fault, failure: UpstreamError | None) -> None:
+        """One of two attempts failed while the other is under way."""
+        self._note(call, fault, failure)
+        if failure is None:
+            await self._keep(call)
+        self._end(call)
 
     async def _passed_over(self, call: Call) -> bool:
         """Nothing was sent: another target takes its place, if there is one."""

@@ -174,6 +174,15 @@ class Governor:
         except GateError as error:
             raise self.refuse(call, error) from error
 
+    def hold(self, call: Call) -> bool:
+        """The same for an attempt beside another one of the same request: where it cannot be held
+        nothing is recorded and nobody is refused."""
+        try:
+            self._admit(call, time.monotonic_ns())
+        except (Refusal, Exhausted, GateError):
+            return False
+        return True
+
     def refuse(self, call: Call, error: Exhausted | GateError) -> Refusal:
         """Records why a call cannot be admitted and returns it as its refusal."""
         lane = call.lane
@@ -244,7 +253,9 @@ class Governor:
             name = rule.name if rule is not None else None
             route = call.route = Route(seed_for(call), lanes.health, lanes.max_attempts, name)
         lane = route.lane(found)
-        return lanes.again(grant, asked, lane, route.attempts + 1) if route.attempts else lane
+        if not route.attempts:
+            return lane
+        return lanes.again(grant, asked, lane, route.attempts + 1, hedge=call.hedge)
 
     @staticmethod
     def _limit(call: Call, lane: Lane) -> None:

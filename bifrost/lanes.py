@@ -82,9 +82,11 @@ class Lane(LaneBase):
         goal: Goal,
         catalogue: Catalogue,
         attempt: int | None = None,
+        *,
+        hedge: bool = False,
     ) -> None:
         """The goal's price is of ``catalogue``, whose digest stands in every event; ``attempt``
-        too, for one that is not the first."""
+        too, for one that is not the first, and whether it is a ``hedge``."""
         self.host = host
         self.origin = origin
         self.passage = goal.passage
@@ -103,7 +105,7 @@ class Lane(LaneBase):
         prefix = events.opening(
             key=who.key, user=who.user, team=who.team, customer=who.customer, asked=asked,
             provider=host.name, provider_type=host.kind if host.kind != host.name else None,
-            prices=catalogue.digest[:16], attempt=attempt,
+            prices=catalogue.digest[:16], attempt=attempt, hedge=hedge or None,
         )  # fmt: skip
         if len(prefix) + len(goal.served) > MOST_LABELS:
             raise ModelNotFound("The model's name is longer than any model's name is.")
@@ -180,12 +182,14 @@ class Lanes:
             found = grant.lanes[name] = lanes[0] if alone else lanes  # a list is not for the desk
         return [found] if isinstance(found, Lane) else found
 
-    def again(self, grant: Grant, asked: str, lane: Lane, attempt: int) -> Lane:
+    def again(self, grant: Grant, asked: str, lane: Lane, attempt: int, *, hedge: bool) -> Lane:
         """The same lane for an attempt that is not the first of its request."""
         target = Target(lane.host.name, lane.model)
         goal = self._goal(lane.host, lane.origin, lane.model)
         assert goal is not None
-        return Lane(grant, asked, target, lane.host, lane.origin, goal, self.catalogue, attempt)
+        return Lane(
+            grant, asked, target, lane.host, lane.origin, goal, self.catalogue, attempt, hedge=hedge
+        )
 
     def _open(self, grant: Grant, asked: str, targets: list[Target]) -> list[Lane]:
         lanes: list[Lane] = []

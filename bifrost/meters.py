@@ -36,6 +36,7 @@ MOST = {
     "fault": 96,
     "resting": 48,
     "credential": 32,
+    "hedge": 8,
 }
 OTHER = "other"
 ROWS = sum(MOST.values()) + len(MOST)

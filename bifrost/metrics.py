@@ -85,6 +85,8 @@ FAMILIES = tuple(
         ("attempts_failed_total", "counter", ("provider", "model", "fault"),
          "Attempts that failed where there was a choice: unreached, silent, failing, limited,"
          " denied."),
+        ("hedges_total", "counter", ("outcome",),
+         "Hedges: won, lost, failed; and those not sent: limited, unaffordable."),
         ("targets_resting", "gauge", ("provider", "key", "model"),
          "Workers in which it rests because it failed; * is every key or model."),
         ("provider_credential_failures_total", "counter", ("provider",),
@@ -285,6 +287,9 @@ def _processes(sums: Sums) -> dict[str, list[Sample]]:
     made["attempts_failed_total"] = [
         ("", tuple(zip(("provider", "model", "fault"), names, strict=True)), str(numbers[0]))
         for names, numbers in sums.rows("fault")
+    ]
+    made["hedges_total"] = [
+        ("", (("outcome", outcome),), str(numbers[0])) for (outcome,), numbers in sums.rows("hedge")
     ]
     made["targets_resting"] = [
         ("", tuple(zip(("provider", "key", "model"), names, strict=True)), str(numbers[0]))

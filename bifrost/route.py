@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,7 +17,7 @@ import msgspec
 from bifrost._fast import wire
 from bifrost.call import Call
 from bifrost.lanes import Lane
-from bifrost.routing.health import Fault, Health, Part
+from bifrost.routing.health import Fault, Health, Part, Place
 from bifrost.routing.order import draw, seed_of
 
 # Header lines in which clients name their session, beside those that every door reads.
@@ -53,7 +54,7 @@ class Route:
         self._barred: set[Part] = set()
         self._lanes: list[Lane] | None = None
         self._order: list[Lane] = []
-        self._began = 0
+        self._began: dict[Place, int] = {}
 
     def lane(self, lanes: list[Lane]) -> Lane:
         """The lane to take, of those that there are now."""
@@ -86,6 +87,24 @@ class Route:
         elsewhere = {(one.place.provider, one.place.model) for one in left}
         return self.attempts < self._most and len(elsewhere) > 1
 
+    def beside(self, lane: Lane) -> bool:
+        """Whether another target that does not rest is left beside a lane that is taken."""
+        now = time.monotonic_ns()
+        with self.apart(lane):
+            well = (one for one in self._left() if not self._health.rests_until(one.place, now))
+            return self.attempts < self._most and next(well, None) is not None
+
+    @contextmanager
+    def apart(self, lane: Lane) -> Iterator[None]:
+        """Meanwhile the model of that lane is not to be had there."""
+        part = lane.place.part(key=False, model=True)
+        before = self._barred
+        self._barred = before | {part}
+        try:
+            yield
+        finally:
+            self._barred = before
+
     def bar(self, part: Part) -> None:
         """This call does not go there any more."""
         self._barred.add(part)
@@ -93,12 +112,12 @@ class Route:
     def begin(self, lane: Lane) -> None:
         """An attempt begins."""
         self.attempts += 1
-        self._began = time.monotonic_ns()
-        self._health.begin(lane.place, self._began)
+        now = self._began[lane.place] = time.monotonic_ns()
+        self._health.begin(lane.place, now)
 
     def served(self, lane: Lane) -> None:
         """The attempt was answered."""
-        self._health.served(lane.place, self._began)
+        self._health.served(lane.place, self._began[lane.place])
 
     def leave(self, lane: Lane) -> None:
         """The attempt ended without news of its target."""
@@ -109,7 +128,7 @@ class Route:
         self.bar(fault.part(lane.place))
         self._lanes = None  # health has changed
         now = time.monotonic_ns()
-        self._health.failed(lane.place, fault, self._began, now, asked_ns)
+        self._health.failed(lane.place, fault, self._began[lane.place], now, asked_ns)
 
     def keep(self, kept: Kept) -> None:
         """Keeps the answer that tells the client most: 429 with when to come back, then a failure,

@@ -433,6 +433,20 @@ def test_every_type_of_provider_is_in_the_table() -> None:
     assert set(TABLE) == set(get_args(Kind))
 
 
+def test_quirks_belong_to_hosts_that_can_have_them() -> None:
+    network = {"base_url": "http://127.0.0.1:9/v1"}
+    quirks = {"streams_only": True}
+    local = {"type": "openai_compatible", "network": network, "quirks": quirks}
+    assert read({"providers": {"x": local}}).providers["x"].quirks.streams_only
+    for other in (
+        {"type": "anthropic_compatible", "network": network, "quirks": quirks},
+        {**local, "api": "messages"},
+    ):
+        assert only_problem({"providers": {"x": other}}) == (
+            "providers.x.quirks.streams_only: only for hosts of the chat or responses API"
+        )
+
+
 def test_where_a_provider_is() -> None:
     local: dict[str, object] = {"type": "openai_compatible"}
     assert only_problem({"providers": {"x": local}}) == (

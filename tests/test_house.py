@@ -16,7 +16,7 @@ LEAVES |= {"meters", "database", "pace"}
 ROOMS = {"routing", "governance", "translate", "providers", "upstream", "metering", "audit"}
 # Between the rooms and the doors: each knows the rooms, none knows Starlette.
 ORDER = {"identify", "passage", "lanes", "governor", "line", "watch", "witness", "pipeline"}
-ORDER |= {"route", "failover", "facts", "chain"}
+ORDER |= {"route", "failover", "facts", "hedge", "chain"}
 WINGS = {
     *("usage", "steward", "mock", "logs", "listener", "farewell", "succession", "binding", "child"),
     *("stewardship", "standin", "tally", "recorder"),
@@ -40,7 +40,8 @@ MAY = {
     "route": LEAVES | {"lanes", "routing"},
     "facts": LEAVES | {"governance", "identify"},
     "governor": LEAVES | ROOMS | {"facts", "identify", "lanes", "route"},
-    "failover": LEAVES | {"governor", "line", "route", "routing", "witness"},
+    "failover": LEAVES | {"governor", "hedge", "line", "route", "routing", "witness"},
+    "hedge": LEAVES | {"governor", "route", "routing", "witness"},
     "line": LEAVES | {"governor"},
     "watch": LEAVES,
     "witness": LEAVES | {"audit", "governance", "identify"},

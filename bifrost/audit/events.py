@@ -49,11 +49,13 @@ class ModelAccess(
     """One request to a model: who, what, how much, how it ended. Times in ns, money in nano-USD.
 
     ``outcome``: ok, refused (by us, ``code`` says why), error (the provider's status), cut (the
-    client left), broken (the provider broke off), unsettled (its worker died; charged in full).
+    client left, or the other of two hedged attempts served it), broken (the provider broke off),
+    unsettled (its worker died; charged in full).
     ``source``: where the token counts come from (reported, partial, estimated, reserved).
     ``client``: the address the request came from, unless clients are not recorded.
     ``output_limit``: tokens, where the gateway lowered it to what the budget afforded.
     ``attempt``: 2 for the second target that was tried for a request, and so on; each has an event.
+    ``hedge``: it was sent beside the attempt before, which had not begun to answer.
 
     To compute ``cost`` again: ``prices`` names the price table, ``provider_type`` the provider's
     type where that is not its name, ``priced`` the model charged for where another one answered.
@@ -97,6 +99,7 @@ class ModelAccess(
     reserved: int = 0
     output_limit: int = 0
     attempt: int = 0
+    hedge: bool = False
     prices: str | None = None
     session: str | None = None
     agent: str | None = None

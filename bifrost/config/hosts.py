@@ -6,10 +6,12 @@ Addresses are those of the vendors' own documentation and SDKs (read 2026-11).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
+from bifrost.config.fields import Spec
 from bifrost.patterns import matches
 
 Api = Literal[
@@ -33,8 +35,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     In a cloud: ``cloud`` are the keys of the configuration that it has beside the usual ones,
     ``needs`` those that must be there; words in braces in an address stand for them. ``below`` is
     what follows the address, ``prefixes`` what each API's paths begin with, ``headers`` what goes
-    with every request. ``uncounted``: which APIs count no tokens, though others' do. ``families``: by pattern of a
-    model's name, the first that fits, which of the APIs serve it.
+    with every request. ``uncounted``: which APIs count no tokens, though others' do. ``families``:
+    by pattern of a model's name, the first that fits, which of the APIs serve it.
     """
 
     apis: dict[Api, str | None]
@@ -49,6 +51,14 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
     uncounted: tuple[Api, ...] = ()
     families: tuple[tuple[str, tuple[Api, ...]], ...] = ()
+
+
+class Quirks(Spec, frozen=True, kw_only=True):
+    """How a host of OpenAI's dialects deviates from them."""
+
+    streams_only: Annotated[
+        bool, Meta(description="It answers in streams only; other clients get theirs whole.")
+    ] = False
 
 
 def _openai(url: str, *more: Api) -> dict[Api, str | None]:

@@ -34,6 +34,21 @@ class RuleSpec(Spec, frozen=True, kw_only=True):
     targets: Annotated[tuple[Target, ...], Meta(description="Where those requests go.")]
 
 
+class Hedging(Spec, frozen=True, kw_only=True):
+    """When a request is sent to a second target beside the first."""
+
+    after_ms: Annotated[
+        int,
+        Meta(ge=1, le=600_000, description="Milliseconds without an answer's head before that."),
+    ]
+    models: Annotated[
+        tuple[ModelName, ...], Meta(description="Only for these model names; * and ? match.")
+    ] = ("*",)
+    max_share: Annotated[
+        float, Meta(gt=0, le=1, description="The share of those requests that may be hedged.")
+    ] = 0.05
+
+
 class Routing(Spec, frozen=True, kw_only=True):
     """Which of several targets a request takes, and what happens when one fails."""
 
@@ -53,6 +68,9 @@ class Routing(Spec, frozen=True, kw_only=True):
     max_cool_down_s: Annotated[
         Seconds, Meta(description="The longest such rest; a provider may ask for more.")
     ] = 300.0
+    hedge: Annotated[
+        Hedging | None, Meta(description="Asks a second target where the first is slow.")
+    ] = None
     rules: Annotated[
         tuple[RuleSpec, ...], Meta(description="The first that holds says where a request goes.")
     ] = ()

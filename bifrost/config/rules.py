@@ -11,12 +11,13 @@ from bifrost.config.clouds import check_cloud
 from bifrost.config.conditions import condition
 from bifrost.config.evidence import check_evidence
 from bifrost.config.findings import Findings, inside, meant
-from bifrost.config.hosts import TABLE, address
+from bifrost.config.hosts import TABLE, address, beside
 from bifrost.config.settings import (
     DURATION,
     BudgetSpec,
     Governance,
     Governed,
+    Hedging,
     Network,
     Provider,
     ProviderRule,
@@ -54,6 +55,7 @@ def check(settings: Settings, findings: Findings) -> None:
     for pattern, targets in settings.models.items():
         _route(pattern, targets, known, findings)
     _conditions(settings.routing.rules, known, findings)
+    _hedging(settings.routing.hedge, findings)
     _governance(settings.governance, known, findings)
     _alerts(settings.alerts.budget_thresholds, findings)
     _webhooks(settings.webhooks, findings)
@@ -94,6 +96,13 @@ def _address(place: str, provider: Provider, findings: Findings) -> None:
     except ValueError as error:
         findings.add(inside(place, "api"), str(error))
         return
+    if provider.quirks.streams_only and not {"chat", "responses"} & beside(
+        provider.type, provider.api
+    ):
+        findings.add(
+            inside(inside(place, "quirks"), "streams_only"),
+            "only for hosts of the chat or responses API",
+        )
     base_url = inside(inside(place, "network"), "base_url")
     own = provider.type == "mock" or TABLE[provider.type].needs
     if url is None and not own and base_url not in findings.places:
@@ -173,6 +182,11 @@ def _conditions(rules: tuple[RuleSpec, ...], known: tuple[str, ...], findings: F
         for number, pattern in enumerate(rule.models):
             _model_pattern(f"{place}.models[{number}]", pattern, findings)
         _targets(f"{place}.targets", rule.targets, known, findings)
+
+
+def _hedging(hedge: Hedging | None, findings: Findings) -> None:
+    for number, pattern in enumerate(hedge.models if hedge is not None else ()):
+        _model_pattern(f"routing.hedge.models[{number}]", pattern, findings)
 
 
 def _targets(

@@ -26,6 +26,8 @@ from bifrost.config.fields import Text as Text
 from bifrost.config.fields import Weight as Weight
 from bifrost.config.fields import or_reference
 from bifrost.config.hosts import Api, Kind
+from bifrost.config.hosts import Quirks as Quirks
+from bifrost.config.routes import Hedging as Hedging
 from bifrost.config.routes import Routing as Routing
 from bifrost.config.routes import RuleSpec as RuleSpec
 from bifrost.config.routes import Target as Target
@@ -146,6 +148,7 @@ class Provider(Cloud, frozen=True, kw_only=True):
         tuple[ProviderKey, ...], Meta(description="Credentials; most types need at least one.")
     ] = ()
     network: Annotated[Network, Meta(description="How it is reached.")] = Network()
+    quirks: Annotated[Quirks, Meta(description="How it deviates from its dialect.")] = Quirks()
 
 
 class BudgetSpec(Spec, frozen=True, kw_only=True):

@@ -32,6 +32,7 @@ class MockOptions(msgspec.Struct, frozen=True, kw_only=True):
     fail, fail_rate: answer this status for that share of the requests, evenly by count.
     cut_after: drop the connection after so many SSE events, or after half of a JSON body.
     script: "tool" plays one shell tool call per conversation; ``tool_command`` is its command.
+    streams_only: refuse OpenAI requests that do not ask for a stream.
     record, record_bodies: keep the last 1000 requests for ``/__mock/requests`` and what each of
         the last 131,072 was billed for ``/__mock/bills``.
     """
@@ -49,6 +50,7 @@ class MockOptions(msgspec.Struct, frozen=True, kw_only=True):
     cut_after: int = 0
     script: str | None = None
     tool_command: str = DEFAULT_TOOL_COMMAND
+    streams_only: bool = False
     record: bool = False
     record_bodies: bool = False
 

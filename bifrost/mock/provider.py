@@ -98,6 +98,7 @@ class Provider:
         self._plan = default_plan(options)
         self._script = Script(options.tool_command) if options.script == "tool" else None
         self._routes: dict[bytes, Route] = {}
+        self._streams_only = options.streams_only
         self._fail = options.fail
         self._fail_rate = Fraction(options.fail_rate).limit_denominator(1_000_000)
         self._inferences = 0
@@ -143,7 +144,9 @@ class Provider:
             status = self._failure(request, plan) if route.inference else 0
             if status:
                 reply = dialect.error(status, f"mock provider: failing with {status}", plan)
-                reply.model = route.model or _model_of(request)
+                reply.model = route.model or _named(request).model
+            elif self._streams_only and route.inference and not _streams(request, dialect):
+                reply = dialect.error(400, "Stream must be set to true", None)
             else:
                 reply = handler(request, plan, self._script, route.model)
         except InvalidRequest as refusal:
@@ -201,14 +204,20 @@ def _records(options: MockOptions) -> bool:
 
 class _Named(msgspec.Struct):
     model: str = ""
+    stream: bool | None = False
 
 
-def _model_of(request: Request) -> str:
-    """The model a body names, "" if it names none."""
+def _named(request: Request) -> _Named:
+    """The model a body names, "" if it names none, and whether it asks for a stream."""
     try:
-        return msgspec.json.decode(request.content(), type=_Named).model
+        return msgspec.json.decode(request.content(), type=_Named)
     except (msgspec.DecodeError, InvalidRequest, UnicodeDecodeError, RecursionError):
-        return ""
+        return _Named()
+
+
+def _streams(request: Request, dialect: Dialect) -> bool:
+    """Whether a host that only streams takes it."""
+    return dialect is not OPENAI or bool(_named(request).stream)
 
 
 def _models_dialect(request: Request, dialect: Dialect) -> Dialect:

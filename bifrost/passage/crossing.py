@@ -5,6 +5,7 @@ from __future__ import annotations
 from bifrost._fast.client import WAKE
 from bifrost.errors import UpstreamError
 from bifrost.passage.ways import Flow, Way
+from bifrost.translate.gathered import Gathered
 from bifrost.translate.translation import SENSELESS
 from bifrost.upstream.pool import Exchange
 
@@ -22,20 +23,36 @@ _OURS = (b"openai-organization", b"openai-project", b"x-ratelimit-", b"x-request
 class Crossing:
     """An exchange whose answer is awaited in the client's dialect; else like any exchange."""
 
-    __slots__ = ("_exchange", "_flow", "_metered", "_shown", "_way", "headers", "status")
+    __slots__ = (
+        "_exchange", "_flow", "_gathered", "_metered", "_shown", "_way", "headers", "status",
+    )  # fmt: skip
 
-    def __init__(self, exchange: Exchange, way: Way, estimate: int, *, same: bool) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        way: Way,
+        estimate: int,
+        *,
+        same: bool,
+        gathered: Gathered | None = None,
+    ) -> None:
         """``estimate``: tokens of the input, as long as the host has not counted them. ``same``:
-        client and host speak the same dialect."""
+        client and host speak the same dialect. ``gathered``: the host was asked for a stream and
+        the client wants it whole."""
         self._exchange = exchange
         self._way = way
         self._metered: list[bytes] = []
         self._shown = b""  # the last that the client got
         self.status = exchange.status
-        streams = self.status == 200 and _type(exchange.headers).startswith(_STREAMS)
+        kind = _type(exchange.headers)
+        self._gathered = None if self.status != 200 or kind.startswith(JSON) else gathered
+        streams = self.status == 200 and kind.startswith(_STREAMS) and gathered is None
         self._flow: Flow | None = way.flow(estimate) if streams else None
         if same:
-            self.headers = [one for one in exchange.headers if not one[0].startswith(_OURS)]
+            left_out = _OURS if self._gathered is None else (*_OURS, b"content-type")
+            self.headers = [one for one in exchange.headers if not one[0].startswith(left_out)]
+            if self._gathered is not None:
+                self.headers.append((b"content-type", JSON))
         else:
             self.headers = [one for one in exchange.headers if one[0] in _KEPT]
             self.headers.append((b"content-type", EVENTS if streams else JSON))
@@ -52,8 +69,8 @@ class Crossing:
 
     @property
     def received(self) -> int:
-        """Bytes of the host's answer."""
-        return self._exchange.received
+        """Bytes of the host's answer; of one that is gathered, those of what it says."""
+        return self._exchange.received if self._gathered is None else self._gathered.made
 
     def metered(self) -> bytes:
         """What has been read since the last time, in Anthropic's dialect: for the meters."""
@@ -83,13 +100,32 @@ class Crossing:
 
     async def read_all(self, limit: int) -> bytes:
         """A whole answer of at most ``limit`` bytes; it can change the status."""
-        body: bytes = await self._exchange.read_all(limit)
+        status, body = self.status, b""
+        if self._gathered is None:
+            body = await self._exchange.read_all(limit)
+        else:
+            status, body = await self._gather(self._gathered, limit)
         try:
-            self.status, piece = self._way.answer(self.status, body)
+            self.status, piece = self._way.answer(status, body)
         except SENSELESS as error:
             raise _broken(error) from error
         self._metered = [piece.metered]
         return piece.shown
+
+    async def _gather(self, gathered: Gathered, limit: int) -> tuple[int, bytes]:
+        """(status, body) of what a stream says; UpstreamError where it is cut or too long."""
+        try:
+            while chunk := await self._exchange.read():
+                if chunk is not WAKE:
+                    gathered.feed(chunk)
+                    if gathered.made > limit:
+                        raise ValueError(f"more than {limit} bytes")
+            gathered.finish()
+        except SENSELESS as error:
+            raise _broken(error) from error
+        if gathered.whole is None:
+            raise UpstreamError("The provider ended its stream early.", sent=True)
+        return gathered.whole
 
     def cancel(self) -> None:
         """Gives the answer up."""

@@ -13,6 +13,7 @@ from bifrost.passage.crossing import EVENTS, JSON, Crossing
 from bifrost.passage.ways import counting, way
 from bifrost.providers.table import LEAST_OUTPUT, Host
 from bifrost.translate.betas import BETAS, accepted
+from bifrost.translate.gathered import GATHERED, streaming
 from bifrost.translate.translation import Traits
 from bifrost.upstream.pool import Exchange, Origin
 
@@ -75,13 +76,17 @@ class Passage:
         call.key_index = self._host.pick()
         path = self._host.path(spoken, self._model, stream=call.scan.stream, count=count)
         streams = call.scan.stream and spoken not in _BY_PATH
+        body, gathered = found.body, None
+        if self._host.streams_only and spoken in GATHERED and not call.scan.stream:
+            body, gathered, streams = streaming(spoken, body), GATHERED[spoken](), True
         lines = b"accept: %b\r\n" % (EVENTS if streams else JSON)
         lines += self._lines(call, client, spoken)
-        exchange = await self._exchange(call, self._origin.path_prefix + path, lines, found.body)
+        exchange = await self._exchange(call, self._origin.path_prefix + path, lines, body)
         named = [value for name, value in exchange.headers if name in _NUMBERS]
         if named:
             call.upstream_request = named[0].decode("latin-1")
-        return Crossing(exchange, found, output_estimate(len(call.body)), same=client == spoken)
+        estimate, same = output_estimate(len(call.body)), client == spoken
+        return Crossing(exchange, found, estimate, same=same, gathered=gathered)
 
     def _spoken(self, client: Api) -> Api:
         return self._host.spoken(client, self._model, self._only)

@@ -62,14 +62,18 @@ class Host:
         api: Api | None = None,
         place: Mapping[str, str | None] | None = None,
         proof: Proof | None = None,
+        *,
+        streams_only: bool = False,
     ) -> None:
-        """``place``: its region, project and so on; ``proof``: what it is shown instead of keys.
+        """``place``: its region, project and so on; ``proof``: what it is shown instead of keys;
+        ``streams_only``: it refuses to answer otherwise than in a stream.
 
         Raises ConfigError where the type needs an address and none is given.
         """
         self.api, url = address(kind, api, base_url, place)
         self._chosen = api
         self.proof = proof
+        self.streams_only = streams_only
         self.geo = geo(kind, place)
         if url is None:
             raise ConfigError(f"providers.{name}.network.base_url: needed for type {kind!r}")
@@ -90,7 +94,10 @@ class Host:
         self._each: list[tuple[Host, float]] = [(self, 1.0)]
         if len(credentials) > 1:
             self._each = [
-                (Host(name, kind, base_url, [one], api, place, proof), one.weight)
+                (
+                    Host(name, kind, base_url, [one], api, place, proof, streams_only=streams_only),
+                    one.weight,
+                )
                 for one in credentials
                 if one.weight
             ]
