@@ -96,6 +96,11 @@ class Route:
         self._began = time.monotonic_ns()
         self._health.begin(lane.place, self._began)
 
+    def ask(self) -> None:
+        """A token count is asked for: an attempt that tries nothing out."""
+        self.attempts += 1
+        self._began = time.monotonic_ns()
+
     def served(self, lane: Lane) -> None:
         """The attempt was answered."""
         self._health.served(lane.place, self._began)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping
 from urllib.parse import quote
 
@@ -25,10 +26,22 @@ _MODELS: dict[Api, tuple[str, str]] = {  # whole, streamed: where the path says 
     "gemini": ("/models/%s:generateContent", "/models/%s:streamGenerateContent?alt=sse"),
     "vertex": ("/models/%s:rawPredict", "/models/%s:streamRawPredict"),
 }
-_COUNTS: dict[Api, bytes] = {
-    "messages": b"/v1/messages/count_tokens",
-    "vertex": b"/models/count-tokens:rawPredict",
+_COUNTS: dict[Api, str] = {  # where tokens are counted
+    "bedrock": "/model/%s/count-tokens",
+    "gemini": "/models/%s:countTokens",
+    "messages": "/v1/messages/count_tokens",
+    "responses": "/responses/input_tokens",
+    "vertex": "/models/count-tokens:rawPredict",
 }
+# Azure answers 404 there (Microsoft Q&A 5889782); of Mantle nothing is known.
+_UNCOUNTED: frozenset[tuple[Kind, Api]] = frozenset(
+    {("azure", "responses"), ("bedrock_mantle", "responses")}
+)
+# Bedrock counts for models under their own ids alone, not under those of inference profiles.
+_FOUNDATION = re.compile(
+    r"(?:arn:aws[\w-]*:bedrock:[^/]*:(?:foundation-model|inference-profile)/)?"
+    r"(?:[a-z-]+\.)?(anthropic\..+)"
+)
 LEAST_OUTPUT: dict[Api, int] = {"responses": 16}  # tokens; a lower limit is refused there
 
 
@@ -98,19 +111,30 @@ class Host:
         """The APIs that serve a model here; none where it cannot be had."""
         return serving(self.kind, self._chosen, model)
 
-    def path(self, api: Api, model: str, *, stream: bool = False, count: bool = False) -> bytes:
-        """Where an API takes requests, or counts their tokens, below its address."""
-        if count:
-            return self.prefix(api) + _COUNTS[api]
+    def path(self, api: Api, model: str, *, stream: bool = False) -> bytes:
+        """Where an API takes requests, below its address."""
         return self.prefix(api) + path(api, model, stream=stream)
 
     def prefix(self, api: Api) -> bytes:
         """What an API's paths begin with."""
         return self.row.prefixes.get(api, "").encode()
 
-    def counts(self, api: Api) -> bool:
-        """Whether an API counts tokens in Anthropic's dialect."""
-        return api in _COUNTS
+    def counting(self, api: Api, model: str) -> Api | None:
+        """The API that counts the tokens of requests that go to a model by ``api``: itself, or
+        OpenAI's Responses for its Chat; None where nothing does."""
+        if api == "chat" and "responses" in self.serving(model):
+            api = "responses"
+        if api not in _COUNTS or (self.kind, api) in _UNCOUNTED:
+            return None
+        return None if api == "bedrock" and not _FOUNDATION.fullmatch(model) else api
+
+    def counting_path(self, api: Api, model: str) -> bytes:
+        """Where an API that counts does so, below its address."""
+        form = _COUNTS[api]
+        if api == "bedrock" and (found := _FOUNDATION.fullmatch(model)):
+            model = found[1]
+        named = form % quote(model, safe=":@") if "%s" in form else form
+        return self.prefix(api) + named.encode()
 
     def serves(self, model: str, mode: str) -> bool:
         """Whether a model with that mode of the catalogue can be had here."""
