@@ -131,6 +131,8 @@ class Governor:
     def count(self, call: Call) -> None:
         """Lets a token count pass: key, model and fields must be allowed; no money moves."""
         grant, scan = self.identify(call), call.scan
+        if scan.model is None:
+            raise InvalidRequest("model: Field required")
         if scan.fields:
             check_fields(grant.key, scan.fields)
         call.lane = self._lane(call, grant)

@@ -15,6 +15,7 @@ from typing import Any
 from bifrost._fast import client, stations, wire
 from bifrost._fast.gate import Exhausted
 from bifrost.call import Call
+from bifrost.counting import Counter
 from bifrost.errors import GatewayUnavailable, Refusal, UpstreamError, UpstreamUnavailable
 from bifrost.failover import Failover
 from bifrost.governor import Governor
@@ -31,6 +32,7 @@ Headers = list[tuple[bytes, bytes]]
 
 MAX_ANSWER = 64 << 20  # bytes of a JSON answer held in memory
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
+REPORTED, ESTIMATED = (b"x-bf-count", b"reported"), (b"x-bf-count", b"estimated")
 MESSAGES, COUNT = b"/v1/messages", b"/v1/messages/count_tokens"
 
 
@@ -61,6 +63,7 @@ class Pipeline:
         self.failover = Failover(
             governor, self.line, witness, self._forward, self.settled, self._settle_cut
         )
+        self.counter = Counter(governor, self._ask_count)
 
     async def messages(self, call: Call, send: Send, query: bytes) -> None:
         """Serves one Messages request; raises Refusal only before the first byte of an answer."""
@@ -131,44 +134,48 @@ class Pipeline:
         await self._broken_stream(call, send, self.broken(call, call.cut))
 
     async def count_tokens(self, call: Call, send: Send, query: bytes) -> None:
-        """Serves a token count: a key and an allowed model are needed, no money moves."""
+        """Serves a token count: a key and an allowed model are needed, no money moves.
+
+        ``x-bf-count`` says whose it is: ``reported`` by a provider, or ``estimated`` by the size.
+        """
         self.governor.count(call)
-        if not call.lane.direct and not call.lane.passage.counts:
-            call.status = 200
-            named = (b"x-request-id", call.request_id.encode())
-            headers = [(b"content-type", b"application/json"), named, *self.budget(call)]
-            await _answer(call, send, headers, call.lane.passage.estimate(call))
-            return
         self.watch.enter(call, asyncio.current_task())
         try:
-            await self._forward(call, COUNT + query, count=True)
-            body = await call.exchange.read_all(MAX_ANSWER)
-            call.status = call.exchange.status
-            if call.status != 200:
-                body = anthropic_anthropic.error(body)
-            await _answer(call, send, self._headers(call), body)
+            body = await self.counter.count(call, COUNT + query)
+            if body is None:
+                call.status, body = 200, call.lane.passage.estimate(call)
+                number = (b"x-request-id", call.request_id.encode())
+                headers = [(b"content-type", b"application/json"), number, ESTIMATED]
+                await _answer(call, send, [*headers, *self.budget(call)], body)
+                return
+            headers = self._headers(call)
+            await _answer(call, send, [*headers, REPORTED] if call.status == 200 else headers, body)
         except asyncio.CancelledError:
             await self._cancelled(call, None)
-        except UpstreamError as error:
+        except UpstreamError as error:  # of a door that cannot say the answer
             raise UpstreamUnavailable(f"{error} Try again shortly.") from error
         finally:
             self.watch.leave(call)
             if call.exchange is not None:
                 call.exchange.cancel()
 
-    def estimated(self, call: Call) -> int:
-        """Tokens of a call by its size, once key and model are let in; no money moves."""
-        self.governor.count(call)
-        return _input_estimate(call)
+    async def _ask_count(self, call: Call, target: bytes) -> bool:
+        """Sends a token count upstream and waits for the answer's head."""
+        lane = call.lane
+        if lane.direct and call.dialect is None:
+            call.exchange = await lane.origin.send(self.stations.outgoing(call, target))
+        else:
+            call.exchange = await lane.passage.count(call)
+        return self.stations.answered(call)
 
-    async def _forward(self, call: Call, target: bytes, *, count: bool = False) -> bool:
+    async def _forward(self, call: Call, target: bytes) -> bool:
         """Sends the request upstream, waits for the answer's head; whether a stream follows it."""
         lane = call.lane
         try:
             if lane.direct and call.dialect is None:
                 call.exchange = await lane.origin.send(self.stations.outgoing(call, target))
             else:
-                call.exchange = await lane.passage.send(call, count=count)
+                call.exchange = await lane.passage.send(call)
         except UpstreamError as error:
             call.sent_upstream = error.sent
             raise

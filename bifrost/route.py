@@ -115,6 +115,11 @@ class Route:
         now = self._began[lane.place] = time.monotonic_ns()
         self._health.begin(lane.place, now)
 
+    def ask(self, lane: Lane) -> None:
+        """A token count is asked for: an attempt that tries nothing out."""
+        self.attempts += 1
+        self._began[lane.place] = time.monotonic_ns()
+
     def served(self, lane: Lane) -> None:
         """The attempt was answered."""
         self._health.served(lane.place, self._began[lane.place])

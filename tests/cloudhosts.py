@@ -153,6 +153,11 @@ class Vertex(Tokens):
 
     @staticmethod
     def gemini(body: dict[str, Any], model: str, verb: str) -> Answer:
+        if verb == "countTokens":
+            known = {"contents", "systemInstruction", "tools", "generationConfig"}
+            if extra := sorted(body.keys() - known):
+                return 400, {"error": {"code": 400, "message": f"Unknown name {extra[0]}"}}
+            return 200, {"totalTokens": 79, "totalBillableCharacters": 300}
         assert verb in ("generateContent", "streamGenerateContent") and body["contents"]
         told = {
             "candidates": [{"content": {"role": "model", "parts": [{"text": "Hi from Gemini"}]},
@@ -349,8 +354,27 @@ class Bedrock(Aws):
         "tool-search-tool-2025-10-19", "effort-2025-11-24",
     }  # fmt: skip
 
+    def wrong(self, body: dict[str, Any]) -> str | None:
+        if body.get("anthropic_version") != "bedrock-2023-05-31":
+            return "anthropic_version: Field required"
+        for field in body.keys() - (FIELDS - {"stream"}) - {"anthropic_beta"}:
+            return f"{field}: Extra inputs are not permitted"
+        known = set(body.get("anthropic_beta", ())) <= self.BETAS
+        return None if known else "invalid beta flag"
+
+    def count(self, model: str, body: dict[str, Any]) -> Answer:
+        """CountTokens, which knows no inference profiles."""
+        if not model.startswith("anthropic."):
+            return 400, {"message": "The provided model doesn't support counting tokens."}
+        invoked = json.loads(base64.b64decode(body["input"]["invokeModel"]["body"], validate=True))
+        wrong = "max_tokens: Field required" if "max_tokens" not in invoked else self.wrong(invoked)
+        return (400, {"message": wrong}) if wrong else (200, {"inputTokens": 80})
+
     def serve(self, asked: Asked, body: dict[str, Any]) -> Answer:
-        if "/converse" in asked.path or "/count-tokens" in asked.path:
+        found = re.fullmatch(r"/model/([\w.:%-]+)/count-tokens", asked.path)
+        if found and "invokeModel" in body["input"]:
+            return self.count(unquote(found[1]), body)
+        if found or "/converse" in asked.path:
             return self._converse(asked)
         found = re.fullmatch(r"/model/([\w.:%-]+)/invoke(-with-response-stream)?", asked.path)
         if found is None or "text/event-stream" in asked.headers["accept"]:
@@ -358,12 +382,8 @@ class Bedrock(Aws):
         model, streams = unquote(found[1]), bool(found[2])
         if "claude" not in model and not model.startswith("arn:aws:bedrock:"):
             return 400, {"message": "The provided model identifier is invalid."}
-        if body.get("anthropic_version") != "bedrock-2023-05-31":
-            return 400, {"message": "anthropic_version: Field required"}
-        for field in body.keys() - (FIELDS - {"stream"}) - {"anthropic_beta"}:
-            return 400, {"message": f"{field}: Extra inputs are not permitted"}
-        if not set(body.get("anthropic_beta", ())) <= self.BETAS:
-            return 400, {"message": "invalid beta flag"}
+        if (wrong := self.wrong(body)) is not None:
+            return 400, {"message": wrong}
         if not streams:
             return 200, message(model)
         if "claude-busy" in model:

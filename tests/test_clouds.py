@@ -187,6 +187,18 @@ def test_gemini_on_vertex_is_another_publisher(vertex: Place) -> None:
         assert told["candidates"][0]["content"]["parts"][0]["text"] == text
 
 
+def test_tokens_for_gemini_are_counted_by_vertex(vertex: Place) -> None:
+    asked = message(model="cloud/gemini-2.5-pro", system="Be brief.")
+    answer = vertex.ask(asked, "/v1/messages/count_tokens")
+    assert (answer.status_code, answer.json()) == (200, {"input_tokens": 79})
+    contents = [{"role": "user", "parts": [{"text": "Hello"}]}]
+    whole = {"contents": contents, "toolConfig": {}, "safetySettings": []}
+    path = "/genai/v1beta/models/cloud/gemini-2.5-pro:countTokens"
+    told = vertex.ask({"generateContentRequest": whole}, path)
+    assert told.json() == {"totalTokens": 79, "totalBillableCharacters": 300}
+    assert told.headers["x-bf-count"] == "reported"
+
+
 def test_other_makers_models_on_vertex_speak_chat_or_cannot_be_had(vertex: Place) -> None:
     answer = vertex.ask(message(model="cloud/openai/gpt-oss-120b-maas"))
     assert answer.json()["content"] == [{"type": "text", "text": "Hi from GPT"}]
@@ -422,7 +434,10 @@ def test_claude_code_on_bedrocks_invoke_model(by: str, tmp_path: Path) -> None:
             )
         assert chat.choices[0].message.content == "Hello there"
         counted = place.ask(message(model="claude-opus-5-5"), "/v1/messages/count_tokens")
-        assert counted.json()["input_tokens"] > 0
+        assert counted.json() == {"input_tokens": 80}
+        assert (
+            place.asked("count-tokens")[-1].path == "/model/anthropic.claude-opus-5-5/count-tokens"
+        )
         if by == "signature":
             host.credentials = host.credentials._replace(secret_access_key="rotated")
             refused = place.ask(message(model="claude-sonnet-4-5"))
@@ -572,7 +587,12 @@ def test_bedrocks_clients_by_bedrocks_own_ids(tmp_path: Path) -> None:
         body = b64encode(json.dumps(message()).encode()).decode()
         path = f"/bedrock/model/{SONNET}/count-tokens"
         counted = place.ask({"input": {"invokeModel": {"body": body}}}, path)
-        assert counted.json()["inputTokens"] > 0
+        assert counted.json() == {"inputTokens": 80}
+        assert counted.headers["x-bf-count"] == "reported"
+        assert (
+            place.asked("count-tokens")[-1].path
+            == f"/model/{SONNET.partition('.')[2]}/count-tokens"
+        )
     finally:
         place.close()
 

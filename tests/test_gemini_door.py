@@ -416,10 +416,26 @@ def test_errors_of_the_host_reach_the_client(tmp_path: Path, model: str, status:
         mock.stop()
 
 
+def test_pages_of_models(gateway: RunningGateway) -> None:
+    url = f"{gateway.url}/genai/v1beta/models"
+    first = httpx.get(url, params={"pageSize": "1"}, headers=bearer()).json()
+    assert len(first["models"]) == 1
+    token = first["nextPageToken"]
+    rest = httpx.get(url, params={"pageToken": token}, headers=bearer()).json()
+    assert "nextPageToken" not in rest and first["models"][0] not in rest["models"]
+    for wrong in ({"pageSize": "-1"}, {"pageSize": "many"}, {"pageToken": "models/none"}):
+        answer = httpx.get(url, params=wrong, headers=bearer())
+        error = answer.json()["error"]
+        assert (answer.status_code, error["status"]) == (400, "INVALID_ARGUMENT")
+        assert next(iter(wrong)) in error["message"]
+
+
 def test_models_are_listed_and_tokens_counted(gateway: RunningGateway) -> None:
     with sdk(gateway) as client:
         models = {model.name: model for model in client.models.list()}
         assert {f"models/{GEMINI}", f"models/{CLAUDE}"} <= models.keys()
+        paged = [model.name for model in client.models.list(config={"page_size": 2})]
+        assert paged == list(models) and len(paged) > 4
         one = client.models.get(model=CLAUDE)
         assert one.name == f"models/{CLAUDE}" and one.output_token_limit == 64_000
         with pytest.raises(errors.ClientError, match="gpt-none"):

@@ -16,7 +16,7 @@ LEAVES |= {"meters", "database", "pace"}
 ROOMS = {"routing", "governance", "translate", "providers", "upstream", "metering", "audit"}
 # Between the rooms and the doors: each knows the rooms, none knows Starlette.
 ORDER = {"identify", "passage", "lanes", "governor", "line", "watch", "witness", "pipeline"}
-ORDER |= {"route", "failover", "facts", "hedge", "chain"}
+ORDER |= {"route", "failover", "counting", "facts", "hedge", "chain"}
 WINGS = {
     *("usage", "steward", "mock", "logs", "listener", "farewell", "succession", "binding", "child"),
     *("stewardship", "standin", "tally", "recorder"),
@@ -42,6 +42,7 @@ MAY = {
     "governor": LEAVES | ROOMS | {"facts", "identify", "lanes", "route"},
     "failover": LEAVES | {"governor", "hedge", "line", "route", "routing", "witness"},
     "hedge": LEAVES | {"governor", "route", "routing", "witness"},
+    "counting": LEAVES | {"governor", "lanes", "passage", "route", "routing", "translate"},
     "line": LEAVES | {"governor"},
     "watch": LEAVES,
     "witness": LEAVES | {"audit", "governance", "identify"},

@@ -148,6 +148,7 @@ _CLOUDS: dict[Kind, Row] = {
             "messages": "/anthropic",
             **dict.fromkeys((*_OPENAI, *_EMBEDDINGS), "/openai/v1"),
         },
+        uncounted=("responses",),  # 404 (Microsoft Q&A 5889782)
         families=_CLAUDE_APART,
     ),
     "bedrock": Row(
@@ -174,6 +175,7 @@ _CLOUDS: dict[Kind, Row] = {
         cloud=("region", "keys", "aws"),
         needs=("region",),
         prefixes={"messages": "/anthropic", "chat": "/v1", "responses": "/v1"},
+        uncounted=("responses",),  # nothing is known of it
         families=_CLAUDE_APART,
     ),
     "vertex": Row(

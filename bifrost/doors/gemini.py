@@ -41,6 +41,7 @@ _PATH = re.compile(
 _MODELS = re.compile(r"/genai/v1(?:beta)?/models(?:/(.+))?")
 _METHODS = {"generateContent": False, "streamGenerateContent": True}
 _COUNT = "countTokens"
+_MOST_DIGITS = 9  # of a page's size
 # Gemini CLI asks again where it is told to wait for less than five minutes.
 LEAST_WAIT_S = 301
 _RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
@@ -142,7 +143,7 @@ class GeminiDoor(Door):
             await self.refuse(send, refusal, call)
 
     async def count(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """``POST /v1beta/models/{model}:countTokens``: estimated by the size."""
+        """``POST /v1beta/models/{model}:countTokens``, of contents or of a whole request."""
         call = Call("", receive)
         call.dialect = GEMINI
         model, _ = _addressed(scope)
@@ -150,10 +151,11 @@ class GeminiDoor(Door):
             self.head(scope, call)
             asked, _ = await self._read(scope, call)
             with _sensible():
-                asked = asked.get("generateContentRequest") or asked
-                call.scan = wire.scan(_encode(ask(asked | {"model": model})))
-            counted = {"totalTokens": self.pipeline.estimated(call)}
-            await send_json(send, call.request_id, counted, self.pipeline.budget(call))
+                asked = (asked.get("generateContentRequest") or asked) | {"model": model}
+                call.scan = wire.scan(_encode(ask(asked)))
+                call.body = _encode(asked)
+            call.began = time.monotonic_ns()  # a client's slow upload is no time of ours
+            await self.pipeline.count_tokens(call, send, b"")
         except Refusal as refusal:
             await self.refuse(send, refusal, call)
 
@@ -167,7 +169,8 @@ class GeminiDoor(Door):
             return fields.spelled(_decode(call.body)), not fields.changed
 
     async def list_models(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """``GET /v1beta/models[/{model}]``: what this key may use, on one page."""
+        """``GET /v1beta/models[/{model}]``: what this key may use; on one page, or on pages of
+        ``pageSize``."""
         call = Call("", receive)
         found = _MODELS.search(scope["path"])
         name = found and found[1]
@@ -177,7 +180,7 @@ class GeminiDoor(Door):
                 raise MethodNotAllowed("Use GET on this path.")
             self.pipeline.governor.identify(call)
             models = [_listed(model) for model in self.models(call)]
-            told: object = {"models": models}
+            told: object = _page(models, _query(scope, "pageSize"), _query(scope, "pageToken"))
             if name:
                 told = next((one for one in models if one["name"] == f"models/{name}"), None)
                 if told is None:
@@ -208,6 +211,24 @@ def _addressed(scope: Scope) -> tuple[str, str]:
 def _query(scope: Scope, name: str) -> str | None:
     found = parse_qs(scope.get("query_string", b"").decode("latin-1")).get(name)
     return found[0] if found else None
+
+
+def _page(models: list[dict[str, Any]], size: str | None, token: str | None) -> dict[str, Any]:
+    """The page behind the model that ``token`` names. Raises InvalidRequest.
+
+    All models are on it where no size is asked for: agents do not turn pages.
+    """
+    if size and not (size.isascii() and size.isdigit() and len(size) <= _MOST_DIGITS):
+        raise InvalidRequest("pageSize: expected a number of models, 0 for all.")
+    first = 0
+    if token:
+        before = [at for at, one in enumerate(models) if one["name"] == token]
+        if not before:
+            raise InvalidRequest("pageToken: not one of this list; begin again without it.")
+        first = before[0] + 1
+    shown = models[first : first + (int(size or 0) or len(models))]
+    more = first + len(shown) < len(models)
+    return {"models": shown} | ({"nextPageToken": shown[-1]["name"]} if more else {})
 
 
 def _listed(model: dict[str, Any]) -> dict[str, Any]:

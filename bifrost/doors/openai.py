@@ -69,6 +69,7 @@ class OpenAIDoor(Door):
             table[f"{prefix}/v1/chat/completions"] = self.chat
             table[f"{prefix}/v1/responses"] = self.responses
             table[f"{prefix}/v1/embeddings"] = self.embeddings
+            table[f"{prefix}/v1/responses/input_tokens"] = self.count_tokens
         table["/openai/v1/models"] = self.list_models
         return table
 
@@ -121,8 +122,19 @@ class OpenAIDoor(Door):
         """``POST /v1/embeddings``."""
         await self._serve(scope, receive, send, EMBEDDINGS, embeddings_ask.ask)
 
+    async def count_tokens(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """``POST /v1/responses/input_tokens``."""
+        await self._serve(scope, receive, send, RESPONSES, _counted, counts=True)
+
     async def _serve(
-        self, scope: Scope, receive: Receive, send: Send, dialect: Dialect, ask: Ask
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        dialect: Dialect,
+        ask: Ask,
+        *,
+        counts: bool = False,
     ) -> None:
         call = Call("", receive)
         call.dialect = dialect
@@ -135,7 +147,8 @@ class OpenAIDoor(Door):
             await self.body(call)
             call.scan = _scanned(call.body, ask)
             call.began = time.monotonic_ns()  # a client's slow upload is no time of ours
-            await self.pipeline.messages(call, send, query_of(scope))
+            serve = self.pipeline.count_tokens if counts else self.pipeline.messages
+            await serve(call, send, query_of(scope))
         except Refusal as refusal:
             await self.refuse(send, refusal, call)
 
@@ -157,6 +170,11 @@ class OpenAIDoor(Door):
             await send_json(send, call.request_id, told, self.pipeline.budget(call))
         except Refusal as refusal:
             await self.refuse(send, refusal, call)
+
+
+def _counted(asked: dict[str, Any]) -> dict[str, Any]:
+    """What is to be counted may be all in the instructions and tools."""
+    return responses_ask.ask({"input": [], **asked})
 
 
 def _scanned(body: bytes, ask: Ask) -> wire.Scan:

@@ -47,6 +47,11 @@ class GenerateBody(msgspec.Struct, gc=False, rename="camel"):
     generation_config: GenerationConfig | None = None
 
 
+# The fields of a token count: of Gemini's own API, and of Vertex AI's.
+_COUNTED = frozenset({"model", "contents", "generateContentRequest"})
+_PUBLISHED = frozenset({
+    "model", "contents", "instances", "systemInstruction", "tools", "generationConfig"
+})  # fmt: skip
 _decode = msgspec.json.Decoder(GenerateBody).decode
 _escape = msgspec.json.Encoder().encode
 _heads = Heads(lambda now: b"server-timing: gfet4t7; dur=1\r\nx-goog-request-id: %b\r\n")
@@ -205,9 +210,16 @@ def _so_far(usage: Usage, done: int, of: int) -> Usage:
 def count_tokens(request: Request, plan: Plan, _script: Script | None, model: str) -> Reply:
     """``:countTokens``: the prompt tokens an answer to this body would be charged."""
     try:
-        msgspec.json.decode(request.content(), type=msgspec.Raw)
+        asked = msgspec.json.decode(request.content(), type=dict[str, msgspec.Raw])
     except msgspec.DecodeError as error:
         raise InvalidRequest(f"Invalid JSON payload received. {error}") from error
+    published = b"/publishers/google/" in request.target
+    for field in sorted(asked.keys() - (_PUBLISHED if published else _COUNTED)):
+        raise InvalidRequest(
+            f'Invalid JSON payload received. Unknown name "{field}": Cannot find field.'
+        )
+    if "contents" in asked and "generateContentRequest" in asked:
+        raise InvalidRequest("generate_content_request and contents cannot both be set.")
     usage = plan.usage(len(request.body), 0)
     total = usage.input + usage.cache_read + usage.cache_write
     return _json(b'{"totalTokens":%d}' % total, model)

@@ -25,6 +25,11 @@ class ResponsesBody(msgspec.Struct, gc=False):
     tools: msgspec.Raw = msgspec.Raw()
 
 
+# The fields of a token count, as openai 3.57 has them.
+_COUNTED = frozenset({
+    "conversation", "input", "instructions", "model", "parallel_tool_calls", "personality",
+    "previous_response_id", "reasoning", "text", "tool_choice", "tools", "truncation",
+})  # fmt: skip
 _decode = msgspec.json.Decoder(ResponsesBody).decode
 
 _ERROR_EVENT = (
@@ -206,6 +211,8 @@ def _offers(tools: object) -> Iterator[Offer]:
 def count_tokens(request: Request, plan: Plan, _script: Script | None, _: str) -> Reply:
     """``POST /responses/input_tokens``: the input an answer to this body would be charged."""
     body = _parse(request)
+    for field in sorted(msgspec.json.decode(request.content(), type=dict).keys() - _COUNTED):
+        raise InvalidRequest(f"Unknown parameter: '{field}'.")
     usage = plan.usage(len(request.body), 0)
     total = usage.input + usage.cache_read + usage.cache_write
     shown = {"object": "response.input_tokens", "input_tokens": total}

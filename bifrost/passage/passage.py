@@ -9,8 +9,9 @@ from typing import Any
 from bifrost.call import Call
 from bifrost.config.hosts import Api
 from bifrost.metering.usage import output_estimate
+from bifrost.passage.counts import counting, told
 from bifrost.passage.crossing import EVENTS, JSON, Crossing
-from bifrost.passage.ways import counting, way
+from bifrost.passage.ways import Way, way
 from bifrost.providers.table import LEAST_OUTPUT, Host
 from bifrost.translate.betas import BETAS, accepted
 from bifrost.translate.gathered import GATHERED, streaming
@@ -49,35 +50,55 @@ class Passage:
         untouched = self._host.proof is None and self._host.kind not in BETAS
         return untouched and self._spoken("messages") == "messages"
 
-    @property
-    def counts(self) -> bool:
-        """Whether the host counts tokens."""
-        return self._host.counts(self._spoken("messages"))
+    def counts(self, client: Api) -> bool:
+        """Whether the host counts the tokens of a request of that API's client."""
+        return self._host.counting(self._spoken(client), self._model) is not None
 
     def least_output(self, client: Api) -> int:
         """The lowest limit of output tokens that can be set there for a client of that API."""
         spoken = self._spoken(client)
         return 1 if spoken == client else LEAST_OUTPUT.get(spoken, 1)
 
-    async def send(self, call: Call, *, count: bool = False) -> Crossing:
-        """Sends a call's request translated; awaits the head of the answer. ``count``: an Anthropic
-        client wants its tokens counted, which the host must be able to.
+    async def send(self, call: Call) -> Crossing:
+        """Sends a call's request translated; awaits the head of the answer.
 
         Raises InvalidRequest for what cannot be translated, UpstreamError like any sending.
         """
-        client: Api = "messages" if call.dialect is None else call.dialect.api
+        client = _client(call)
         spoken = self._spoken(client)
-        if count:
-            found = counting(spoken, call.body, self._model)
-        else:
-            limit = call.output_limit or None
-            betas = call.head.anthropic_beta
-            found = way(client, spoken, call.body, self._model, limit, self._traits, betas)
+        limit = call.output_limit or None
+        betas = call.head.anthropic_beta
+        found = way(client, spoken, call.body, self._model, limit, self._traits, betas)
+        path = self._host.path(spoken, self._model, stream=call.scan.stream)
+        return await self._cross(call, client, spoken, path, found)
+
+    async def count(self, call: Call) -> Crossing:
+        """Asks the host, which must count, for the tokens of a call's request; awaits the head.
+
+        Raises as ``send`` does.
+        """
+        client = _client(call)
+        counted = self._host.counting(self._spoken(client), self._model)
+        assert counted is not None
+        betas, kind = call.head.anthropic_beta, self._host.kind
+        found = counting(client, counted, call.body, self._model, self._traits, kind, betas)
+        path = self._host.counting_path(counted, self._model)
+        return await self._cross(call, client, counted, path, found, counts=True)
+
+    async def _cross(
+        self,
+        call: Call,
+        client: Api,
+        spoken: Api,
+        path: bytes,
+        found: Way,
+        *,
+        counts: bool = False,
+    ) -> Crossing:
         call.key_index = self._host.pick()
-        path = self._host.path(spoken, self._model, stream=call.scan.stream, count=count)
         streams = call.scan.stream and spoken not in _BY_PATH
         body, gathered = found.body, None
-        if self._host.streams_only and spoken in GATHERED and not call.scan.stream:
+        if self._host.streams_only and spoken in GATHERED and not call.scan.stream and not counts:
             body, gathered, streams = streaming(spoken, body), GATHERED[spoken](), True
         lines = b"accept: %b\r\n" % (EVENTS if streams else JSON)
         lines += self._lines(call, client, spoken)
@@ -143,5 +164,9 @@ class Passage:
 
     @staticmethod
     def estimate(call: Call) -> bytes:
-        """An answer to a token count that the host cannot give: estimated by the size."""
-        return b'{"input_tokens":%d}' % output_estimate(len(call.body))
+        """An answer to a token count that no host gives: estimated by the size."""
+        return told(_client(call), output_estimate(len(call.body)))
+
+
+def _client(call: Call) -> Api:
+    return "messages" if call.dialect is None else call.dialect.api

@@ -139,16 +139,6 @@ def _named(betas: bytes | None) -> list[str]:
     return [name.strip() for name in (betas or b"").decode("latin-1").split(",")]
 
 
-def counting(host: Api, body: bytes, model: str) -> Way:
-    """The way of an Anthropic client's token count, at a host that counts."""
-    if host == "converse":
-        counted = AnthropicConverse(body, model, max_tokens=None, traits=Traits(), count=True)
-        return _Translated(counted)
-    if host == "vertex":
-        return _Translated(AnthropicVertex(body, model, max_tokens=None, count=True))
-    return _Relayed(AnthropicAnthropic(body, model, max_tokens=None))
-
-
 class _Relayed:
     """Client and host speak the same: its bytes pass, and are read for the meters beside."""
 

@@ -28,14 +28,21 @@ _MODELS: dict[Api, tuple[str, str]] = {  # whole, streamed: where the path says 
     "gemini": ("/models/%s:generateContent", "/models/%s:streamGenerateContent?alt=sse"),
     "vertex": ("/models/%s:rawPredict", "/models/%s:streamRawPredict"),
 }
-_COUNTS: dict[Api, bytes] = {
-    "messages": b"/v1/messages/count_tokens",
-    "vertex": b"/models/count-tokens:rawPredict",
-    "converse": b"/model/%b/count-tokens",
+_COUNTS: dict[Api, str] = {  # where tokens are counted
+    "bedrock": "/model/%s/count-tokens",
+    "converse": "/model/%s/count-tokens",
+    "gemini": "/models/%s:countTokens",
+    "messages": "/v1/messages/count_tokens",
+    "responses": "/responses/input_tokens",
+    "vertex": "/models/count-tokens:rawPredict",
 }
+# Bedrock counts for models under their own ids alone, not under those of inference profiles.
+_FOUNDATION = re.compile(
+    r"(?:arn:aws[\w-]*:bedrock:[^/]*:(?:foundation-model|inference-profile)/)?"
+    r"(?:(?:apac|au|ca|eu|global|jp|sa|us|us-gov)\.(?=[a-z0-9-]+\.))?([a-z0-9-]+\..+)"
+)
+_BY_MODEL: tuple[Api, ...] = ("bedrock", "converse")
 ONLY: dict[str, Api] = {"responses": "responses", "embedding": "embeddings"}  # by mode
-# Of an inference profile's id: Bedrock counts for models alone, by their own ids.
-_GEOGRAPHY = re.compile(r"(?:apac|au|ca|eu|global|jp|sa|us|us-gov)\.(?=[a-z0-9-]+\.)")
 LEAST_OUTPUT: dict[Api, int] = {"responses": 16}  # tokens; a lower limit is refused there
 
 
@@ -116,19 +123,30 @@ class Host:
         """The APIs that serve a model here; none where it cannot be had."""
         return serving(self.kind, self._chosen, model)
 
-    def path(self, api: Api, model: str, *, stream: bool = False, count: bool = False) -> bytes:
-        """Where an API takes requests, or counts their tokens, below its address."""
-        if count:
-            return self.prefix(api) + counting(api, model)
+    def path(self, api: Api, model: str, *, stream: bool = False) -> bytes:
+        """Where an API takes requests, below its address."""
         return self.prefix(api) + path(api, model, stream=stream)
 
     def prefix(self, api: Api) -> bytes:
         """What an API's paths begin with."""
         return self.row.prefixes.get(api, "").encode()
 
-    def counts(self, api: Api) -> bool:
-        """Whether an API counts tokens."""
-        return api in _COUNTS and api not in self.row.uncounted
+    def counting(self, api: Api, model: str) -> Api | None:
+        """The API that counts the tokens of requests that go to a model by ``api``: itself, or
+        OpenAI's Responses for its Chat; None where nothing does."""
+        if api == "chat" and "responses" in self.serving(model):
+            api = "responses"
+        if api not in _COUNTS or api in self.row.uncounted:
+            return None
+        return None if api in _BY_MODEL and not _FOUNDATION.fullmatch(model) else api
+
+    def counting_path(self, api: Api, model: str) -> bytes:
+        """Where an API that counts does so, below its address."""
+        form = _COUNTS[api]
+        if api in _BY_MODEL and (found := _FOUNDATION.fullmatch(model)):
+            model = found[1]
+        named = form % quote(model, safe=":@") if "%s" in form else form
+        return self.prefix(api) + named.encode()
 
     def serves(self, model: str, mode: str) -> bool:
         """Whether a model with that mode of the catalogue can be had here."""
@@ -175,19 +193,6 @@ def path(api: Api, model: str, *, stream: bool) -> bytes:
     """Where an API takes requests. Google's and Bedrock's paths say the model and how to answer."""
     forms = _MODELS.get(api)
     return _PATHS[api] if forms is None else (forms[stream] % quote(model, safe=":@")).encode()
-
-
-def _foundation(model: str) -> str:
-    found = _GEOGRAPHY.match(model)
-    return model[found.end() :] if found else model
-
-
-def counting(api: Api, model: str) -> bytes:
-    """Where an API counts the tokens of a request."""
-    form = _COUNTS[api]
-    if b"%b" not in form:
-        return form
-    return form % quote(_foundation(model), safe=":@").encode()
 
 
 def geo(kind: Kind, place: Mapping[str, str | None] | None) -> str | None:

@@ -50,15 +50,11 @@ class AnthropicVertex:
         *,
         max_tokens: int | None,
         traits: Traits | None = None,
-        count: bool = False,
     ) -> None:
-        """``count``: it asks how many tokens a request has; only there is the model in the body.
-
-        Raises InvalidRequest for what the host cannot be told.
-        """
+        """Raises InvalidRequest for what the host cannot be told."""
         try:
             asked: dict[str, Raw] = dict(members(body))
-            self.body = _request(asked, model, max_tokens, count)
+            self.body = _request(asked, model, max_tokens)
         except SENSELESS as error:
             raise InvalidRequest(f"The request body is not a Messages request: {error!r}") from None
 
@@ -96,12 +92,12 @@ def _hidden(found: re.Match[str]) -> str:
     return f"{found[1]}/(hidden)" if found[1] else "(hidden)"
 
 
-def _request(asked: dict[str, Raw], model: str, max_tokens: int | None, count: bool) -> bytes:
+def _request(asked: dict[str, Raw], model: str, max_tokens: int | None) -> bytes:
     for field in _HELD:
         if field in asked and bytes(asked[field]) not in _NOTHING:
             raise InvalidRequest(f"{field}: the model {model!r} cannot be asked for this.")
         asked.pop(field, None)
-    if max_tokens is not None and not count:
+    if max_tokens is not None:
         asked["max_tokens"] = _encode(max_tokens)
     edits: list[tuple[str, Callable[[Raw], Raw | None]]] = [
         *((field, _SCOPE.blocks) for field in ("system", "tools", "messages")),
@@ -117,7 +113,5 @@ def _request(asked: dict[str, Raw], model: str, max_tokens: int | None, count: b
             else:
                 asked[field] = value
     del asked["model"]
-    if count:
-        asked["model"] = _encode(model)
     asked["anthropic_version"] = VERSION
     return object_of(asked)
