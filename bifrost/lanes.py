@@ -37,7 +37,9 @@ class Goal:
     """What all lanes to one model of one host have in common; ``passage`` is for the calls that it
     cannot be sent as they are."""
 
-    __slots__ = ("ceiling", "density", "geo", "meter", "passage", "price", "served", "shown")
+    __slots__ = (
+        "ceiling", "density", "geo", "meter", "passage", "price", "priced", "served", "shown",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -47,7 +49,9 @@ class Goal:
         density: Density,
         meter: Meter,
         passage: Passage,
+        priced: str,
     ) -> None:
+        """``priced``: the name that its price goes by."""
         geos = price.multipliers.get(GEO, {})
         self.geo = host.geo if host.geo in geos else None
         self.passage = passage
@@ -55,7 +59,9 @@ class Goal:
         self.meter = meter
         self.density = density
         self.ceiling = price.ceiling(None, None, self.geo)
-        self.served = events.members(model=model, provider_key=host.key_name(0))
+        self.priced = priced
+        named = {"priced": priced} if priced != model else {}
+        self.served = events.members(model=model, provider_key=host.key_name(0), **named)
         self.shown = b"x-bf-provider: %b\r\nx-bf-model: %b\r\n" % (_line(host.name), _line(model))
 
 
@@ -113,7 +119,7 @@ class Lane(LaneBase):
         plan = grant.plan(host.name, asked, target.model)
         super().__init__(
             target.model, plan, prefix, goal.served, goal.ceiling, price.tariffs, context,
-            goal.density, goal.meter,
+            goal.density, goal.meter, goal.priced,
         )  # fmt: skip
 
 
@@ -230,7 +236,8 @@ class Lanes:
         place = Place(host.name, host.key_name(0), model)
         goal = self._goals.get(place)
         if goal is None:
-            price = self.catalogue.price(host.kind, model, name=host.name)
+            priced = self.catalogue.priced(host.kind, model, host.region, name=host.name)
+            price = self.catalogue.price(host.kind, priced, name=host.name)
             if price is None:
                 return None
             if len(self._goals) >= MOST_GOALS:
@@ -239,7 +246,7 @@ class Lanes:
             meter = self.meters.meter("model", host.name, model)
             only = ONLY.get(self.catalogue.mode(host.kind, model) or "chat")
             passage = Passage(host, origin, model, self._traits(host, model, price), only)
-            goal = Goal(host, model, price, density, meter, passage)
+            goal = Goal(host, model, price, density, meter, passage, priced)
             self._goals[place] = goal
         return goal
 

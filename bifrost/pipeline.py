@@ -298,7 +298,7 @@ class Pipeline:
         return [(name, value) for name, _, value in _parted(lines)]
 
     def _settle_stream(self, call: Call, outcome: str) -> None:
-        tap = call.tap
+        tap, lane = call.tap, call.lane
         usage = from_stream(
             tap.start,
             tap.delta,
@@ -306,8 +306,9 @@ class Pipeline:
             output_bytes=tap.received if tap.overflow else tap.output_bytes,
             stopped=tap.stopped,
             input_estimate=_input_estimate(call),
-            text=call.lane.density.output or TEXT,
+            text=lane.density.output or TEXT,
             most=None if tap.stopped and tap.delta else _most_output(call),
+            named=(lane.direct and call.dialect is None) or lane.passage.names_model(call),
         )
         self.governor.settle(call, usage, outcome)
 

@@ -25,7 +25,7 @@ class Tally:
         """Counts requests that were charged in full."""
         for event in told:
             if isinstance(event, ModelAccess) and event.outcome == "unsettled":
-                names = (event.provider or OTHER, event.priced or event.model or OTHER)
+                names = (event.provider or OTHER, event.model or OTHER)
                 meter = self._meters.meter("model", *names)
                 meter.add(PLACES["outcomes"] + OUTCOME["unsettled"], 1)
                 meter.add(PLACES["cost"], event.cost)

@@ -217,6 +217,7 @@ class Aws:
 
     def __init__(self) -> None:
         self.credentials = Credentials("AKMANTLE", "secret/of+mantle", "session+token==")
+        self.region = "us-east-1"
 
     def __call__(self, asked: Asked) -> Answer:
         given = asked.headers.get("authorization", "")
@@ -242,7 +243,7 @@ class Aws:
             {name: asked.headers[name] for name in names if name != "host"}, asked.body,
         )  # fmt: skip
         request.context["timestamp"] = stamp
-        auth = SigV4Auth(Theirs(*self.credentials), self.SERVICE, "us-east-1")
+        auth = SigV4Auth(Theirs(*self.credentials), self.SERVICE, self.region)
         text = auth.string_to_sign(request, auth.canonical_request(request))
         right = auth.signature(text, request)
         fresh = abs(now.timestamp() - time.time()) < 300

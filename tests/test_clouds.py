@@ -518,6 +518,34 @@ def test_tokens_of_models_that_converse_are_counted_there_or_by_size(tmp_path: P
         place.close()
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_a_model_costs_what_it_costs_in_its_region(tmp_path: Path, own: bool) -> None:
+    """Unless the administrator has a price for it."""
+    host = Bedrock()
+    name = "deepseek.v3.2"
+    provider = amazon("bedrock", host, "signature") | {"region": "ap-northeast-1"}
+    host.region = "ap-northeast-1"
+    place = Place(tmp_path, host, provider, deep=name)
+    try:
+        if own:
+            rate = ["--input", "1", "--output", "2"]
+            place.gateway.command("prices", "set", f"cloud/{name}", *rate)
+        for number, stream in enumerate((False, True), 1):
+            answer = place.ask(message(model="deep", stream=stream))
+            assert answer.status_code == 200, answer.text
+            prices = ("1", "2") if own else ("0.74", "2.22")
+            due = sum(Decimal(p) * n for p, n in zip(prices, (INPUT, OUTPUT), strict=True))
+            assert place.spent() == number * due / 1_000_000
+        told = until(lambda: found if len(found := served(place)) == 2 else None)
+        priced = None if own else f"ap-northeast-1/{name}"
+        assert {(one.model, one.priced) for one in told} == {(name, priced)}
+        for one in told if not own else ():  # whoever computes it again comes to the same
+            usage = used_of(one)
+            assert usage is not None and charge(one, usage, Catalogue.load()) == one.cost
+    finally:
+        place.close()
+
+
 def test_claude_by_converse_where_the_configuration_says_so(tmp_path: Path) -> None:
     """With what it cached, each at its price."""
     host = Bedrock()

@@ -125,6 +125,8 @@ def test_the_sdk_reads_a_stream(gateway: RunningGateway, mock: RunningMock, kind
     assert (final.usage.input_tokens, final.usage.output_tokens) == (INPUT, OUTPUT)
     assert gateway.settled() == COST
     assert mock.requests()[0]["path"] == kind.streamed
+    row = gateway.command("logs")  # says who served, whatever the client is told
+    assert (row["provider"], row["model"]) == (kind.type, kind.model)
 
 
 def test_a_stream_begins_with_a_guess_of_its_input(gateway: RunningGateway) -> None:

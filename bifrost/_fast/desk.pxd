@@ -20,6 +20,7 @@ cdef class LaneBase:
     cdef Meter meter            # of its model
     cdef int64_t context        # tokens
     cdef public str model
+    cdef str priced             # the name of its price, the model's own or one for its region
     # how a request of it is addressed, and what its client is told of it
     cdef public object host
     cdef public str renamed     # the model's name at the provider, None if it is the client's

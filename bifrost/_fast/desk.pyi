@@ -38,6 +38,7 @@ class LaneBase:
         context: int,
         density: Density,
         meter: Meter | None = None,
+        priced: str | None = None,
     ) -> None: ...
 
 class Desk:

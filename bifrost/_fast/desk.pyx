@@ -103,12 +103,14 @@ cdef class LaneBase:
 
     ``prefix`` is JSON without its closing brace; ``served`` the members ``,"model":…`` and
     ``,"provider_key":…`` of the usual answer; ``tariffs`` maps (tier, speed, region) of an answer;
-    ``meter`` counts what its model does.
+    ``meter`` counts what its model does; ``priced`` is the name that its price goes by.
     """
 
     def __init__(self, str model, Plan plan, bytes prefix, bytes served, Ceiling ceiling,
-                 dict tariffs, int64_t context, Density density, Meter meter=None):
+                 dict tariffs, int64_t context, Density density, Meter meter=None,
+                 str priced=None):
         self.model = model
+        self.priced = priced if priced is not None else model
         self.plan = plan
         self.density = density
         self.prefix = prefix
@@ -266,8 +268,8 @@ cdef class Desk:
         if call.key_index or (served is not None and served != lane.model):
             _string(&o, b"model", served or lane.model)
             _string(&o, b"provider_key", lane.host.key_name(call.key_index))
-            if served and served != lane.model:
-                _string(&o, b"priced", lane.model)
+            if (served or lane.model) != lane.priced:
+                _string(&o, b"priced", lane.priced)
         else:
             out_raw(&o, PyBytes_AS_STRING(lane.served), PyBytes_GET_SIZE(lane.served))
         out_lit(&o, b',"at":')

@@ -58,9 +58,10 @@ class ModelAccess(
     ``hedge``: it was sent beside the attempt before, which had not begun to answer.
 
     To compute ``cost`` again: ``prices`` names the price table, ``provider_type`` the provider's
-    type where that is not its name, ``priced`` the model charged for where another one answered.
-    With ``samplings`` those are billed instead of the counts beside them; ``unlisted`` is how many
-    there were if they were too many to be listed.
+    type where that is not its name, ``priced`` the name in that table where it is not the model's:
+    another one answered, or it has a price of its own in the provider's region. With ``samplings``
+    those are billed instead of the counts beside them; ``unlisted`` is how many there were if they
+    were too many to be listed.
     """
 
     v: int = 1

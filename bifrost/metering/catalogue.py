@@ -152,6 +152,17 @@ class Catalogue:
         self._answers[key] = found
         return found
 
+    def priced(
+        self, provider_type: str, model: str, region: str | None, *, name: str | None = None
+    ) -> str:
+        """The id that a model's price goes by in a region of its cloud: ``<region>/<model>`` where
+        the table has that and the administrator has no price of his own for the model."""
+        placed = f"{region}/{model}"
+        if region is None or placed not in self._models.get(provider_type, {}):
+            return model
+        own = any(_about(one, provider_type, model, name) for one in self._overrides)
+        return model if own else placed
+
     def origin(self, provider_type: str, model: str, *, name: str | None = None) -> Origin | None:
         """Where ``price`` has the price of a model from, None when nobody priced it."""
         for number, override in enumerate(self._overrides):

@@ -176,13 +176,15 @@ def from_stream(
     input_estimate: int,
     text: tuple[int, int] = TEXT,
     most: int | None = None,
+    named: bool = True,
 ) -> Usage:
     """Usage of a stream, from its ``message_start`` and its last ``message_delta`` event.
 
     The delta is cumulative: what it names replaces, what it omits stays as the start said. A
     stream without a delta or without its stop is cut: its output is the larger of what was
     reported and what ``output_bytes`` amount to, at ``text`` (bytes, tokens), which is not believed
-    beyond ``most`` tokens, the output that was asked for.
+    beyond ``most`` tokens, the output that was asked for. ``named``: the model in it is the
+    provider's word.
     """
     opened: _Raw | None = None
     closed: _Raw | None = None
@@ -210,7 +212,7 @@ def from_stream(
         source = "estimated"
     seen = output_estimate(output_bytes, text)
     seen = seen if most is None else min(seen, most)
-    return _usage(raw, model, source, cut, seen, input_estimate)
+    return _usage(raw, model if named else None, source, cut, seen, input_estimate)
 
 
 def _overlay(opened: _Raw, closed: _Raw) -> _Raw:

@@ -25,6 +25,7 @@ _PASSED = (b"openai-beta:", b"x-codex-", b"x-openai-", b"x-client-request-id:", 
 _WRITTEN = (b"content-type:", b"accept:")  # by a passage itself
 
 _BY_PATH = ("bedrock", "converse")  # they say by their paths alone whether to stream
+_NAMING = ("messages", "vertex", "bedrock")  # their answers say which model served
 
 # Headers in which hosts say their own number of a request: OpenAI, Anthropic, Google, AWS.
 _NUMBERS = frozenset({
@@ -53,6 +54,11 @@ class Passage:
     def counts(self, client: Api) -> bool:
         """Whether the host counts the tokens of a request of that API's client."""
         return self._host.counting(self._spoken(client), self._model) is not None
+
+    def names_model(self, call: Call) -> bool:
+        """Whether the model in an answer, as the meters read it, is the host's word; else it is
+        what was asked for, by a translator."""
+        return self._spoken(_client(call)) in _NAMING
 
     def least_output(self, client: Api) -> int:
         """The lowest limit of output tokens that can be set there for a client of that API."""

@@ -81,6 +81,7 @@ class Host:
         self._chosen = api
         self.proof = proof
         self.streams_only = streams_only
+        self.region = (place or {}).get("region")
         self.geo = geo(kind, place)
         if url is None:
             raise ConfigError(f"providers.{name}.network.base_url: needed for type {kind!r}")
