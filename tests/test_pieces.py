@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bifrost._fast.pieces import chunk_event, delta, delta_data, event_data
+from bifrost._fast.pieces import chunk_event, delta, delta_data, event_data, frame_payload
 from bifrost.translate.event_stream import FrameReader, framed, headers_of
 
 BLOCK = headers_of({":event-type": "chunk", ":content-type": "application/json"})
@@ -96,6 +96,8 @@ def test_an_event_that_comes_alone(chunk: bytes, data: bytes | None) -> None:
 def test_the_event_in_a_frame(told: bytes, padding: bytes) -> None:
     frame = framed(BLOCK, b'{"bytes":"%b"%b}' % (b64encode(told), padding))
     assert chunk_event(frame, BLOCK) == told
+    assert frame_payload(frame, BLOCK) == b'{"bytes":"%b"%b}' % (b64encode(told), padding)
+    assert frame_payload(frame, BLOCK[:-1]) is frame_payload(frame[:-1], BLOCK) is None
     assert chunk_event(frame, BLOCK[:-1] + b"x") is None
     assert chunk_event(frame, b"") is None
 
@@ -105,7 +107,7 @@ def test_a_frame_that_was_changed_is_left_to_the_reader(data: st.DataObject) -> 
     frame = framed(BLOCK, b'{"bytes":"%b"}' % b64encode(b'{"type":"ping"}'))
     at = data.draw(st.integers(0, len(frame) - 1))
     changed = frame[:at] + bytes((frame[at] ^ data.draw(st.integers(1, 255)),)) + frame[at + 1 :]
-    assert chunk_event(changed, BLOCK) is None
+    assert chunk_event(changed, BLOCK) is frame_payload(changed, BLOCK) is None
     assert chunk_event(frame[:at], BLOCK) is None
     assert chunk_event(frame + frame[: at + 1], BLOCK) is None
     with pytest.raises(ValueError, match=r"[Ff]rame"):

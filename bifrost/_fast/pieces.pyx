@@ -120,27 +120,45 @@ def event_data(bytes chunk not None):
     return None
 
 
-def chunk_event(bytes frame not None, bytes block not None):
-    """The event in a frame of application/vnd.amazon.eventstream with the headers ``block``, whose
-    payload is ``{"bytes":"<base64>"}``, with or without a padding ``"p"`` behind it.
-
-    Checks both checksums of what is one whole frame."""
+cdef bint _payload(bytes frame, bytes block, Bytes *at, Bytes *end) noexcept:
+    """Whether it is one whole frame with these headers and right checksums; then where its payload
+    is."""
     cdef Bytes start = <Bytes>PyBytes_AS_STRING(frame)
     cdef size_t size = PyBytes_GET_SIZE(frame)
     cdef size_t headers = PyBytes_GET_SIZE(block)
-    cdef Bytes at, end, digits
     cdef uint32_t crc
+    if size < LEAST_FRAME + headers or pc_number(start) != size or pc_number(start + 4) != headers:
+        return False
+    if memcmp(start + 12, PyBytes_AS_STRING(block), headers) != 0:
+        return False
+    crc = pc_crc(0, start, 8)
+    if crc != pc_number(start + 8) or pc_crc(crc, start + 8, size - 12) != pc_number(start + size - 4):
+        return False
+    at[0], end[0] = start + 12 + headers, start + size - 4
+    return True
+
+
+def frame_payload(bytes frame not None, bytes block not None):
+    """The payload of what is one whole frame of application/vnd.amazon.eventstream with the headers
+    ``block``, whose checksums are right."""
+    cdef Bytes at = NULL
+    cdef Bytes end = NULL
+    if not _payload(frame, block, &at, &end):
+        return None
+    return PyBytes_FromStringAndSize(<const char *>at, end - at)
+
+
+def chunk_event(bytes frame not None, bytes block not None):
+    """The event in such a frame whose payload is ``{"bytes":"<base64>"}``, with or without a padding
+    ``"p"`` behind it."""
+    cdef Bytes at = NULL
+    cdef Bytes end = NULL
+    cdef Bytes digits
     cdef int ascii = 1
     cdef Py_ssize_t made
     cdef bytes event
-    if size < LEAST_FRAME + headers or pc_number(start) != size or pc_number(start + 4) != headers:
+    if not _payload(frame, block, &at, &end):
         return None
-    if memcmp(start + 12, PyBytes_AS_STRING(block), headers) != 0:
-        return None
-    crc = pc_crc(0, start, 8)
-    if crc != pc_number(start + 8) or pc_crc(crc, start + 8, size - 12) != pc_number(start + size - 4):
-        return None
-    at, end = start + 12 + headers, start + size - 4
     if not _begins(&at, end, b'{"bytes":"'):
         return None
     digits = at

@@ -168,8 +168,11 @@ class _Translated:
         return status, Piece(shown, metered)
 
     def flow(self, input_estimate: int) -> Flow:
+        outer = self._outer.stream(input_estimate)
         inner = self._inner.stream(input_estimate) if self._inner is not None else None
-        return _Behind(self._outer.stream(input_estimate), inner)
+        if isinstance(outer, Spoken) and isinstance(inner, Retold):
+            return _Retold(outer, inner)
+        return _Behind(outer, inner)
 
 
 class _Rendered:
@@ -207,21 +210,29 @@ class _Behind:
 
     def __init__(self, outer: Stream | None, inner: Stream | None) -> None:
         self._outer, self._inner = outer, inner
-        self._spoken = outer if isinstance(outer, Spoken) else None
-        self._retold = inner if isinstance(inner, Retold) else None
 
     def feed(self, chunk: bytes) -> tuple[bytes, bytes]:
         metered = chunk if self._outer is None else self._outer.feed(chunk)
-        if self._inner is None:
-            return metered, metered
-        if self._spoken is not None and self._retold is not None:
-            said = self._spoken.said
-            if said is not None:
-                return self._retold.say(*said), metered
-        return self._inner.feed(metered), metered
+        return metered if self._inner is None else self._inner.feed(metered), metered
 
     def finish(self) -> tuple[bytes, bytes]:
         metered = b"" if self._outer is None else self._outer.finish()
         if self._inner is None:
             return metered, metered
+        return self._inner.feed(metered) + self._inner.finish(), metered
+
+
+class _Retold:
+    """The same of two translators that need not read again what was just written."""
+
+    def __init__(self, outer: Spoken, inner: Retold) -> None:
+        self._outer, self._inner = outer, inner
+
+    def feed(self, chunk: bytes) -> tuple[bytes, bytes]:
+        metered = self._outer.feed(chunk)
+        said = self._outer.said
+        return self._inner.feed(metered) if said is None else self._inner.say(*said), metered
+
+    def finish(self) -> tuple[bytes, bytes]:
+        metered = self._outer.finish()
         return self._inner.feed(metered) + self._inner.finish(), metered

@@ -140,16 +140,13 @@ class ChatStream(DataLines):
         elif content:
             self._piece("text", content, out)
         for call in delta.tool_calls or ():
-            key = self._key(call)
+            key = call.index if type(call.index) is int else self._key(call)
             if key not in self._calls:
                 self._calls[key] = tool_use(msgspec.to_builtins(call), self._names)
             self._piece(key, (call.function.arguments if call.function else None) or "", out)
 
     def _key(self, call: _Call) -> int:
         """Which call a fragment belongs to; some hosts number none."""
-        number = call.index
-        if isinstance(number, int):
-            return number
         return len(self._calls) if call.id else max(len(self._calls) - 1, 0)
 
     def _piece(self, key: str | int, text: str, out: list[bytes]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from bifrost._fast.pieces import frame_payload
 from bifrost.translate.bedrock_answer import broken
 from bifrost.translate.chat_answer import guessed, message, tool_use
 from bifrost.translate.chat_request import Names
@@ -57,6 +58,7 @@ class ConverseStream:
         """``claude``: it is Claude who answers, whose signatures hold."""
         self.said: tuple[bytes, bytes] | None = None  # see ``translation.Spoken``
         self._reader = FrameReader()
+        self._block = b""  # the headers of a delta, once one has come
         self._model, self._names, self._claude = model, names, claude
         self._estimate = max(1, input_estimate)
         self._started = self._called = self._over = False
@@ -74,13 +76,23 @@ class ConverseStream:
         """The next bytes from Bedrock, cut anywhere; whole events."""
         out: list[bytes] = []
         self.said = None
-        for frame in self._reader.feed(chunk):
-            if not self._over:
-                self._frame(frame, out)
+        payload = None
+        if self._block and self._reader.boundary and not self._over:
+            payload = frame_payload(chunk, self._block)
+        if payload is not None:
+            told = _piece(payload)
+            self._delta(told.contentBlockIndex, told.delta, out)
+        else:
+            self._frames(chunk, out)
         if len(out) == 1:
             return out[0]
         self.said = None
         return b"".join(out)
+
+    def _frames(self, chunk: bytes, out: list[bytes]) -> None:
+        for frame in self._reader.feed(chunk):
+            if not self._over:
+                self._frame(frame, out)
 
     def finish(self) -> bytes:
         """The end, if the host said why it stopped but nothing of the usage."""
@@ -98,6 +110,7 @@ class ConverseStream:
         name = frame.headers.get(":event-type")
         if name == "contentBlockDelta":
             self._begun(out)
+            self._block = frame.block
             told = _piece(frame.payload)
             self._delta(told.contentBlockIndex, told.delta, out)
         elif name == "messageStart":
@@ -126,7 +139,10 @@ class ConverseStream:
 
     def _delta(self, at: int, delta: _Delta, out: list[bytes]) -> None:
         if delta.text:
-            self._on(at, "text", delta.text, out)
+            if self._open == "text" and at == self._at:  # as most of a stream comes
+                self._piece(DELTAS["text"], delta.text, out)
+            else:
+                self._on(at, "text", delta.text, out)
         elif delta.toolUse is not None:
             self._on(at, "input", delta.toolUse.input, out)
         elif delta.reasoningContent is not None:

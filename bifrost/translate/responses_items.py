@@ -110,8 +110,13 @@ class Words(Item):
 
     def say(self, name: bytes, text: bytes) -> None:
         """Takes a delta that holds no more than that member."""
-        if name == b"text" and text != _EMPTY:
+        if name != b"text" or text == _EMPTY:
+            return
+        if self.item is None:
             self._said(text)
+        else:  # as most of a stream comes
+            self._text.append(text)
+            self._events.delta(self._lead, self._behind, text)
 
     def _said(self, piece: bytes) -> None:
         if self.item is None:
@@ -203,8 +208,13 @@ class Call(Item):
 
     def say(self, name: bytes, text: bytes) -> None:
         """Takes a delta that holds no more than that member."""
-        if name == b"partial_json" and text != _EMPTY:
+        if name != b"partial_json" or text == _EMPTY:
+            return
+        if self._free is not None:
             self._said(text)
+        else:  # as most of a stream comes
+            self._given.append(text)
+            self._events.delta(self._lead, self._behind, text)
 
     def _said(self, piece: bytes) -> None:
         self._given.append(piece)
