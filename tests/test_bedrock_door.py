@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -313,20 +314,33 @@ def test_a_stream_that_the_host_cuts_ends_with_an_exception(model: str, tmp_path
         mock.stop()
 
 
-def test_a_silent_host_is_bridged_and_a_revoked_key_ends_its_stream(tmp_path: Path) -> None:
-    mock = RunningMock(
-        tmp_path, "--chunks", "3", "--chunk-interval-ms", "700", "--output-tokens", "900"
-    )
+@contextmanager
+def slow(folder: Path, chunks: int) -> Iterator[RunningGateway]:
+    """A gateway whose host says its next word after 0.7 s, and then another."""
+    options = ("--chunks", str(chunks), "--chunk-interval-ms", "700", "--output-tokens", "900")
+    mock = RunningMock(folder, *options)
     settings = {**config(mock.url), "server": {"ping_interval_s": 0.2}}
-    gateway = RunningGateway(tmp_path / "g", settings)
-    path = f"{gateway.url}/bedrock/model/{SONNET}/invoke-with-response-stream"
+    gateway = RunningGateway(folder / "g", settings)
     try:
+        yield gateway
+    finally:
+        gateway.stop()
+        mock.stop()
+
+
+def test_a_silent_host_is_bridged(tmp_path: Path) -> None:
+    with slow(tmp_path, 3) as gateway:
         answer = posted(gateway, SONNET, invoked(), "invoke-with-response-stream")
         told = [one["type"] for one in frames(answer.content)]
         assert told.count("ping") > 1 and told[-1] == "message_stop"
         with sdk(gateway) as client, client.messages.stream(**message(model=SONNET)) as stream:
             assert stream.get_final_text()
-        head = {"authorization": f"Bearer {KEY}"}
+
+
+def test_a_revoked_key_ends_its_stream(tmp_path: Path) -> None:
+    head = {"authorization": f"Bearer {KEY}"}
+    with slow(tmp_path, 60) as gateway:
+        path = f"{gateway.url}/bedrock/model/{SONNET}/invoke-with-response-stream"
         with httpx.stream("POST", path, json=invoked(), headers=head, timeout=30) as cut:
             pieces = cut.iter_raw()
             received = next(pieces)
@@ -334,6 +348,3 @@ def test_a_silent_host_is_bridged_and_a_revoked_key_ends_its_stream(tmp_path: Pa
             received += b"".join(pieces)
         kind, said = frames(received)[-1]
         assert kind == "validationException" and "revoked" in said
-    finally:
-        gateway.stop()
-        mock.stop()
