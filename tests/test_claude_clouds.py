@@ -16,8 +16,10 @@ from bifrost.config import parse
 from bifrost.providers.table import Host
 from tests.cloudhosts import WORKSPACE, ClaudeOnAws, ClaudeOnGoogleCloud, Runtime
 from tests.issuer import Issuer
+from tests.place import BETAS, CLAUDE_CODE, Place, cost
 from tests.running import KEY, message
-from tests.test_clouds import BETAS, CLAUDE_CODE, Place, amazon, cost, google
+from tests.test_clouds import google
+from tests.test_clouds_aws import amazon
 
 GOOGLE = {
     "type": "anthropic_google_cloud", "project": "my-proj", "region": "global",

@@ -11,8 +11,9 @@ import httpx
 from bifrost.metrics import FAILING
 from tests.cloudhosts import Vertex
 from tests.commands import until
+from tests.place import Place
 from tests.running import configuration, message
-from tests.test_clouds import NAMES, VERTEX, Place
+from tests.test_clouds import NAMES, VERTEX
 from tests.test_metrics import Series, checked, value
 
 ASKED = message(model="claude-opus-4-5")

@@ -13,8 +13,9 @@ from google.genai import types
 from google.oauth2.credentials import Credentials
 
 from tests.cloudhosts import INPUT, OUTPUT, Vertex
+from tests.place import Place
 from tests.running import KEY, RunningGateway, RunningMock, bearer
-from tests.test_clouds import VERTEX, Place
+from tests.test_clouds import VERTEX
 from tests.test_gemini_door import CLAUDE, COSTS, GEMINI, asked, gateway, mock
 
 __all__ = ["gateway", "mock"]  # fixtures

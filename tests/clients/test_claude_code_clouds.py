@@ -11,10 +11,11 @@ from tests.clients.installed import claude_code
 from tests.clients.relay import relay
 from tests.clients.test_claude_code import ABOVE, OPUS, Agent, completed, governed, secret
 from tests.cloudhosts import Bedrock
+from tests.place import Place
+from tests.place import cost as usd
 from tests.running import KEY, RunningGateway, RunningMock
 from tests.sdk.books import Books, cost
-from tests.test_clouds import NOVA, Place, amazon, invoked
-from tests.test_clouds import cost as usd
+from tests.test_clouds_aws import NOVA, amazon, invoked
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]  # the first run downloads 380 MB
 
