@@ -7,10 +7,11 @@ from typing import Any
 import msgspec
 
 from bifrost.errors import InvalidRequest
+from bifrost.translate.chat_answer import BYTES_A_TOKEN
 from bifrost.translate.messages_request import request
 from bifrost.translate.messages_tools import ToolNames
 from bifrost.translate.responses_events import ResponsesStream
-from bifrost.translate.responses_object import BYTES_A_TOKEN, Response, answer
+from bifrost.translate.responses_object import Response, answer
 from bifrost.translate.translation import SENSELESS, Traits
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode

@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 
 from bifrost.translate import anthropic_anthropic
+from bifrost.translate.chat_answer import BYTES_A_TOKEN
 from bifrost.translate.messages_tools import Tool, ToolNames
 from bifrost.translate.sealed_thinking import seal
 
 Json = dict[str, Any]
 
-BYTES_A_TOKEN = 3.6  # of text, where the host counted nothing
 _ECHOED = ("instructions", "max_output_tokens", "metadata", "parallel_tool_calls", "reasoning",
            "temperature", "text", "tool_choice", "top_p")  # fmt: skip
 _LIMITS = ("max_tokens", "model_context_window_exceeded")
