@@ -325,10 +325,6 @@ class Governor:
 
         If the books cannot be written the reservation stays, so nothing can be overspent.
         """
-        call.settled = True
-        geo = call.lane.geo
-        if usage is not None and geo is not None:
-            usage = usage.served_in(geo)
         try:
             return self.desk.settle(call, usage, outcome, self._price)
         except GateError as error:

@@ -68,14 +68,13 @@ class Goal:
 class Lane(LaneBase):
     """One way from a key to a model: where it goes, what it costs, how it is labelled.
 
-    ``direct``: its host speaks Anthropic's dialect, so that calls in it need no passage. ``geo``:
-    where it serves whatever is asked for, if the price depends on it. Where there is a choice,
-    ``weight`` is the share of its target and ``key_weight`` that of its provider key in it.
+    ``direct``: its host speaks Anthropic's dialect, so that calls in it need no passage. Where
+    there is a choice, ``weight`` is its target's share and ``key_weight`` its provider key's.
     """
 
     __slots__ = (
-        "catalogue", "direct", "geo", "key_weight", "origin", "passage", "place", "price",
-        "standby", "weight",
+        "catalogue", "direct", "key_weight", "origin", "passage", "place", "price", "standby",
+        "weight",
     )  # fmt: skip
 
     def __init__(
@@ -97,7 +96,6 @@ class Lane(LaneBase):
         self.origin = origin
         self.passage = goal.passage
         self.direct = goal.passage.direct
-        self.geo = goal.geo
         self.renamed = target.model if target.model != asked else None
         price = self.price = goal.price
         self.catalogue = catalogue
@@ -119,7 +117,7 @@ class Lane(LaneBase):
         plan = grant.plan(host.name, asked, target.model)
         super().__init__(
             target.model, plan, prefix, goal.served, goal.ceiling, price.tariffs, context,
-            goal.density, goal.meter, goal.priced,
+            goal.density, goal.meter, goal.priced, goal.geo,
         )  # fmt: skip
 
 

@@ -83,12 +83,14 @@ def test_claude_on_vertex_gets_the_bytes_of_claude_code(vertex: Place) -> None:
 
 
 def test_the_sdk_reads_whole_answers_and_streams(vertex: Place) -> None:
+    before = vertex.spent()
     with anthropic.Anthropic(base_url=vertex.url, auth_token=KEY, max_retries=0) as client:
         whole = client.messages.create(**message(model="claude-opus-4-5"))
         with client.messages.stream(**message(model="claude-opus-4-5")) as stream:
             final = stream.get_final_message()
     assert [one.content[0].text for one in (whole, final)] == ["Hello there"] * 2
     assert final.usage.output_tokens == OUTPUT
+    assert vertex.spent() - before == 2 * cost("5", "25", "1.1")  # the region's price for both
     paths = [one.path.rpartition("/")[2] for one in vertex.asked("claude-opus-4-5")]
     assert paths == [
         "claude-opus-4-5@20251101:rawPredict", "claude-opus-4-5@20251101:streamRawPredict"

@@ -21,6 +21,7 @@ cdef class LaneBase:
     cdef int64_t context        # tokens
     cdef public str model
     cdef str priced             # the name of its price, the model's own or one for its region
+    cdef readonly str geo       # where it serves whatever is asked for, if the price depends on it
     # how a request of it is addressed, and what its client is told of it
     cdef public object host
     cdef public str renamed     # the model's name at the provider, None if it is the client's

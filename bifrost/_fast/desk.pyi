@@ -20,6 +20,7 @@ def plain_account(
 
 class LaneBase:
     model: str
+    geo: str | None
     plan: Plan
     density: Density
     host: Any
@@ -39,6 +40,7 @@ class LaneBase:
         density: Density,
         meter: Meter | None = None,
         priced: str | None = None,
+        geo: str | None = None,
     ) -> None: ...
 
 class Desk:

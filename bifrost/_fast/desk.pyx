@@ -103,14 +103,16 @@ cdef class LaneBase:
 
     ``prefix`` is JSON without its closing brace; ``served`` the members ``,"model":…`` and
     ``,"provider_key":…`` of the usual answer; ``tariffs`` maps (tier, speed, region) of an answer;
-    ``meter`` counts what its model does; ``priced`` is the name that its price goes by.
+    ``meter`` counts what its model does; ``priced`` is the name that its price goes by. ``geo`` is
+    where it serves whatever is asked for, if the price depends on it.
     """
 
     def __init__(self, str model, Plan plan, bytes prefix, bytes served, Ceiling ceiling,
                  dict tariffs, int64_t context, Density density, Meter meter=None,
-                 str priced=None):
+                 str priced=None, str geo=None):
         self.model = model
         self.priced = priced if priced is not None else model
+        self.geo = geo
         self.plan = plan
         self.density = density
         self.prefix = prefix
@@ -207,7 +209,10 @@ cdef class Desk:
         cdef str served = None, source = None
         for i in range(6):
             tokens.count[i] = 0
+        call.settled = True
         if usage is not None:
+            if lane.geo is not None:
+                usage = usage.served_in(lane.geo)
             said = (usage.tier, usage.speed, usage.geo)
             tariff = NULL if usage.iterations or scan.fields else PyDict_GetItem(lane.tariffs, said)
             if tariff == NULL:
@@ -239,6 +244,8 @@ cdef class Desk:
         cdef size_t size = 0
         cdef const char *raw
         if call.status != 200 or call.encoding is not None or call.tap is not None or scan.fields:
+            return -1
+        if lane.geo is not None:
             return -1
         raw = cut(body, b"usage", 5, &size)
         if raw == NULL or not ac_read(&account, raw, size):
