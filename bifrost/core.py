@@ -231,7 +231,7 @@ class Core:
         network = network_options(provider.network)
         host = Host(
             name, provider.type, url, credentials, provider.api, provider.place,
-            self._proof(name, provider, network), streams_only=provider.quirks.streams_only,
+            self._proof(name, provider, network), quirks=provider.quirks,
         )  # fmt: skip
         return host, self.upstreams.get(host.base_url, network)
 

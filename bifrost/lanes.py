@@ -252,6 +252,8 @@ class Lanes:
         """What a translator must know; what the catalogue does not know is not held against it."""
         features = self.catalogue.features(host.kind, model)
         mode = self.catalogue.mode(host.kind, model)
+        quirks = host.quirks
+        field = quirks.reasoning_field
         return Traits(
             max_output=price.max_output_tokens,
             reasons=features.get("reasoning", False),
@@ -263,6 +265,9 @@ class Lanes:
             sampling=features.get("sampling_params", True),
             legacy_limit=host.row.legacy_limit,
             splits_reasoning=host.row.splits_reasoning,
+            reasoning_field=field if field != "none" else None,
+            reasoning_due=bool(quirks.reasoning_due),
+            short_call_ids=bool(quirks.short_call_ids),
             embeds=None if mode is None else mode == "embedding",
             caches=features.get("prompt_caching", False),
             structured=features.get("native_structured_output", False),

@@ -445,6 +445,14 @@ def test_quirks_belong_to_hosts_that_can_have_them() -> None:
         assert only_problem({"providers": {"x": other}}) == (
             "providers.x.quirks.streams_only: only for hosts of the chat or responses API"
         )
+    for name, value in {
+        "reasoning_field": "reasoning", "reasoning_due": True, "short_call_ids": True
+    }.items():  # fmt: skip
+        quirk = {**local, "quirks": {name: value}}
+        assert getattr(read({"providers": {"x": quirk}}).providers["x"].quirks, name) == value
+        assert only_problem({"providers": {"x": {**quirk, "api": "responses"}}}) == (
+            f"providers.x.quirks.{name}: only for hosts of the chat API"
+        )
 
 
 def test_where_a_provider_is() -> None:

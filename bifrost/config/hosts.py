@@ -25,12 +25,46 @@ Kind = Literal[
 ]  # fmt: skip
 
 
+class Quirks(Spec, frozen=True, kw_only=True):
+    """How a host of OpenAI's dialects deviates from them; null: as its type does."""
+
+    streams_only: Annotated[
+        bool, Meta(description="It answers in streams only; other clients get theirs whole.")
+    ] = False
+    reasoning_field: Annotated[
+        Literal["none", "reasoning", "reasoning_content"] | None,
+        Meta(description="Where its chat API takes the reasoning of earlier turns back."),
+    ] = None
+    reasoning_due: Annotated[
+        bool | None,
+        Meta(description="It refuses earlier turns that called tools and have no reasoning."),
+    ] = None
+    short_call_ids: Annotated[
+        bool | None,
+        Meta(description="Its chat API takes ids of calls only of nine letters or digits."),
+    ] = None
+
+    def over(self, usual: Quirks) -> Quirks:
+        """The same, with what is left open as it is usual."""
+        return Quirks(
+            streams_only=self.streams_only or usual.streams_only,
+            reasoning_field=self.reasoning_field or usual.reasoning_field,
+            reasoning_due=_or(self.reasoning_due, usual.reasoning_due),
+            short_call_ids=_or(self.short_call_ids, usual.short_call_ids),
+        )
+
+
+def _or(own: bool | None, usual: bool | None) -> bool | None:
+    return usual if own is None else own
+
+
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One type of provider: the address of each API it has (None: the configuration must say it),
     the first being the usual one, and the header that carries its key.
 
     ``legacy_limit``: its chat API knows ``max_tokens`` only. ``splits_reasoning``: it counts
-    reasoning beside ``completion_tokens``, not in them.
+    reasoning beside ``completion_tokens``, not in them. ``quirks``: where it takes reasoning back
+    (many others refuse a message with a field that they do not know), and so on.
 
     In a cloud: ``cloud`` are the keys of the configuration that it has beside the usual ones,
     ``needs`` those that must be there; words in braces in an address stand for them. ``below`` is
@@ -44,6 +78,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     needs_key: bool = True
     legacy_limit: bool = False
     splits_reasoning: bool = False
+    quirks: Quirks = Quirks()
     cloud: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     below: str = ""
@@ -51,14 +86,6 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
     uncounted: tuple[Api, ...] = ()
     families: tuple[tuple[str, tuple[Api, ...]], ...] = ()
-
-
-class Quirks(Spec, frozen=True, kw_only=True):
-    """How a host of OpenAI's dialects deviates from them."""
-
-    streams_only: Annotated[
-        bool, Meta(description="It answers in streams only; other clients get theirs whole.")
-    ] = False
 
 
 def _openai(url: str, *more: Api) -> dict[Api, str | None]:
@@ -85,8 +112,13 @@ TABLE: dict[Kind, Row] = {
     "deepseek": Row(
         apis=_both("https://api.deepseek.com", "https://api.deepseek.com/anthropic"),
         legacy_limit=True,
+        quirks=Quirks(reasoning_field="reasoning_content", reasoning_due=True),
     ),
-    "fireworks": Row(apis=_openai("https://api.fireworks.ai/inference/v1"), legacy_limit=True),
+    "fireworks": Row(
+        apis=_openai("https://api.fireworks.ai/inference/v1"),
+        legacy_limit=True,
+        quirks=Quirks(reasoning_field="reasoning_content"),
+    ),
     "gemini": Row(
         apis={"gemini": "https://generativelanguage.googleapis.com/v1beta"}, key="x-goog-api-key"
     ),
@@ -95,19 +127,39 @@ TABLE: dict[Kind, Row] = {
         apis=_both("https://api.minimax.io/v1", "https://api.minimax.io/anthropic"),
         legacy_limit=True,
     ),
-    "mistral": Row(apis=_openai("https://api.mistral.ai/v1"), legacy_limit=True),
+    "mistral": Row(
+        apis=_openai("https://api.mistral.ai/v1"),
+        legacy_limit=True,
+        quirks=Quirks(short_call_ids=True),
+    ),
     "moonshot": Row(
         apis=_both("https://api.moonshot.ai/v1", "https://api.moonshot.ai/anthropic"),
         legacy_limit=True,
+        quirks=Quirks(reasoning_field="reasoning_content", reasoning_due=True),
     ),
-    "ollama": Row(apis=_openai("http://127.0.0.1:11434/v1"), needs_key=False, legacy_limit=True),
-    "openrouter": Row(apis=_openai("https://openrouter.ai/api/v1"), legacy_limit=True),
+    "ollama": Row(
+        apis=_openai("http://127.0.0.1:11434/v1"),
+        needs_key=False,
+        legacy_limit=True,
+        quirks=Quirks(reasoning_field="reasoning"),
+    ),
+    "openrouter": Row(
+        apis=_openai("https://openrouter.ai/api/v1"),
+        legacy_limit=True,
+        quirks=Quirks(reasoning_field="reasoning"),
+    ),
     "together": Row(apis=_openai("https://api.together.xyz/v1"), legacy_limit=True),
-    "vllm": Row(apis={"chat": None, "embeddings": None}, needs_key=False, legacy_limit=True),
+    "vllm": Row(
+        apis={"chat": None, "embeddings": None},
+        needs_key=False,
+        legacy_limit=True,
+        quirks=Quirks(reasoning_field="reasoning"),
+    ),
     "xai": Row(apis={"chat": "https://api.x.ai/v1"}, splits_reasoning=True),
     "zai": Row(
         apis=_both("https://api.z.ai/api/paas/v4", "https://api.z.ai/api/anthropic"),
         legacy_limit=True,
+        quirks=Quirks(reasoning_field="reasoning_content"),
     ),
 }
 

@@ -11,7 +11,7 @@ from bifrost.config.clouds import check_cloud
 from bifrost.config.conditions import condition
 from bifrost.config.evidence import check_evidence
 from bifrost.config.findings import Findings, inside, meant
-from bifrost.config.hosts import TABLE, address, beside
+from bifrost.config.hosts import TABLE, Api, address, beside
 from bifrost.config.settings import (
     DURATION,
     BudgetSpec,
@@ -43,6 +43,11 @@ _PROVIDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MODEL = re.compile(r"[A-Za-z0-9._:/@+~=-]+")
 _PATTERN = re.compile(r"[A-Za-z0-9._:/@+~=*?-]+")
 _VIRTUAL_KEY = re.compile(r"sk-bf-[A-Za-z0-9_-]{32,}")
+# The APIs that a host must have for a quirk to mean something.
+_QUIRKS: dict[str, frozenset[Api]] = {
+    "streams_only": frozenset({"chat", "responses"}),
+    **dict.fromkeys(("reasoning_field", "reasoning_due", "short_call_ids"), frozenset({"chat"})),
+}
 _PROXY = "expected an http or https address, such as 'http://host:3128'"
 
 
@@ -96,13 +101,11 @@ def _address(place: str, provider: Provider, findings: Findings) -> None:
     except ValueError as error:
         findings.add(inside(place, "api"), str(error))
         return
-    if provider.quirks.streams_only and not {"chat", "responses"} & beside(
-        provider.type, provider.api
-    ):
-        findings.add(
-            inside(inside(place, "quirks"), "streams_only"),
-            "only for hosts of the chat or responses API",
-        )
+    apis = beside(provider.type, provider.api)
+    for quirk, those in _QUIRKS.items():
+        if getattr(provider.quirks, quirk) and not apis & those:
+            found = inside(inside(place, "quirks"), quirk)
+            findings.add(found, f"only for hosts of the {' or '.join(sorted(those))} API")
     base_url = inside(inside(place, "network"), "base_url")
     own = provider.type == "mock" or TABLE[provider.type].needs
     if url is None and not own and base_url not in findings.places:

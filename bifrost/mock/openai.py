@@ -12,6 +12,7 @@ import msgspec
 from bifrost.errors import InvalidRequest
 from bifrost.mock.account import Usage
 from bifrost.mock.exchange import Heads, Reply, Request, serial
+from bifrost.mock.manners import OPENAI, Manner
 from bifrost.mock.plan import Plan
 from bifrost.mock.script import Offer, Script, Text, ToolCall, objects, prose, spoken
 
@@ -98,6 +99,8 @@ def _parse(request: Request) -> ChatBody:
 def chat(request: Request, plan: Plan, script: Script | None, _: str) -> Reply:
     """``POST /chat/completions``: a JSON completion or its SSE chunks."""
     body = _parse(request)
+    if plan.manner is not OPENAI:
+        plan.manner.check(objects(msgspec.json.decode(body.messages)))
     limit = body.max_completion_tokens
     if limit is None:
         limit = body.max_tokens
@@ -106,10 +109,10 @@ def chat(request: Request, plan: Plan, script: Script | None, _: str) -> Reply:
     if answer is None:
         answer = prose(usage.output, plan.chunks, limit is not None and usage.output >= limit)
     if body.stream:
-        return _stream(request, body, answer, usage)
+        return _stream(request, body, answer, usage, plan.manner)
     model = body.model or ""
     choice = b'{"index":0,"message":%b,"logprobs":null,"finish_reason":%b}' % (
-        _message(answer),
+        _message(answer, plan.manner),
         _finish(answer),
     )
     text = (
@@ -136,15 +139,18 @@ def _usage(usage: Usage) -> bytes:
     )
 
 
-def _message(answer: Text | ToolCall) -> bytes:
+def _message(answer: Text | ToolCall, manner: Manner) -> bytes:
+    thought = manner.thought()
     if isinstance(answer, Text):
-        return b'{"role":"assistant","content":%b,"refusal":null,"annotations":[]}' % answer.whole
-    call = b'{"id":"call_%b","type":"function","function":{"name":%b,"arguments":%b}}' % (
-        serial(),
+        form = b'{"role":"assistant",%b"content":%b,"refusal":null,"annotations":[]}'
+        return form % (thought, answer.whole)
+    call = b'{"id":"%b","type":"function","function":{"name":%b,"arguments":%b}}' % (
+        manner.call_id(serial()),
         escape(answer.name),
         escape(answer.arguments),
     )
-    return b'{"role":"assistant","content":null,"refusal":null,"tool_calls":[%b]}' % call
+    form = b'{"role":"assistant",%b"content":null,"refusal":null,"tool_calls":[%b]}'
+    return form % (thought, call)
 
 
 def _finish(answer: Text | ToolCall) -> bytes:
@@ -153,7 +159,9 @@ def _finish(answer: Text | ToolCall) -> bytes:
     return b'"length"' if answer.limited else b'"stop"'
 
 
-def _stream(request: Request, body: ChatBody, answer: Text | ToolCall, usage: Usage) -> Reply:
+def _stream(
+    request: Request, body: ChatBody, answer: Text | ToolCall, usage: Usage, manner: Manner
+) -> Reply:
     model = body.model or ""
     asked = body.stream_options is not None and bool(body.stream_options.include_usage)
     start = (
@@ -161,7 +169,7 @@ def _stream(request: Request, body: ChatBody, answer: Text | ToolCall, usage: Us
         b'"service_tier":"default","system_fingerprint":"fp_mock",'
     ) % (serial(), time.time(), escape(model))
     end = b',"usage":null}\n\n' if asked else b"}\n\n"
-    deltas, sizes = _deltas(answer)
+    deltas, sizes = _deltas(answer, manner)
     events = [_choice(start, delta, b"null", end) for delta in deltas]
     events.append(_choice(start, b"{}", _finish(answer), end))
     if asked:
@@ -189,18 +197,22 @@ def _choice(start: bytes, delta: bytes, finish: bytes, end: bytes) -> bytes:
     return start + choice % (delta, finish) + end
 
 
-def _deltas(answer: Text | ToolCall) -> tuple[list[bytes], list[int]]:
+def _deltas(answer: Text | ToolCall, manner: Manner) -> tuple[list[bytes], list[int]]:
     """Deltas of a stream and the answer's bytes in each; the first opens the message."""
+    thought = manner.thought()
+    thoughts = [b'{"role":"assistant",%b"content":null}' % thought] if thought else []
+    nothing = [0] * (len(thoughts) + 1)
     if isinstance(answer, Text):
         opened = b'{"role":"assistant","content":"","refusal":null}'
-        return [opened, *(b'{"content":%b}' % p for p in answer.pieces)], [0, *answer.sizes]
+        deltas = [*thoughts, opened, *(b'{"content":%b}' % piece for piece in answer.pieces)]
+        return deltas, [*nothing, *answer.sizes]
     call = (
-        b'{"role":"assistant","content":null,"tool_calls":[{"index":0,"id":"call_%b",'
+        b'{"role":"assistant","content":null,"tool_calls":[{"index":0,"id":"%b",'
         b'"type":"function","function":{"name":%b,"arguments":""}}]}'
-    ) % (serial(), escape(answer.name))
+    ) % (manner.call_id(serial()), escape(answer.name))
     more = b'{"tool_calls":[{"index":0,"function":{"arguments":%b}}]}'
-    deltas = [call, *(more % escape(piece) for piece in answer.pieces)]
-    return deltas, [0, *(len(piece.encode()) for piece in answer.pieces)]
+    deltas = [*thoughts, call, *(more % escape(piece) for piece in answer.pieces)]
+    return deltas, [*nothing, *(len(piece.encode()) for piece in answer.pieces)]
 
 
 def _scripted(body: ChatBody, script: Script, chunks: int) -> Text | ToolCall | None:

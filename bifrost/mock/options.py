@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from bifrost.errors import ConfigError
+from bifrost.mock.manners import MANNERS
 
 DEFAULT_TOOL_COMMAND = "cat bifrost_mock.txt 2>/dev/null || echo hello from the mock provider"
 _COUNTS = (
@@ -33,6 +34,7 @@ class MockOptions(msgspec.Struct, frozen=True, kw_only=True):
     cut_after: drop the connection after so many SSE events, or after half of a JSON body.
     script: "tool" plays one shell tool call per conversation; ``tool_command`` is its command.
     streams_only: refuse OpenAI requests that do not ask for a stream.
+    like: whose Chat Completions it speaks, None for OpenAI's: a name of ``MANNERS``.
     record, record_bodies: keep the last 1000 requests for ``/__mock/requests`` and what each of
         the last 131,072 was billed for ``/__mock/bills``.
     """
@@ -51,6 +53,7 @@ class MockOptions(msgspec.Struct, frozen=True, kw_only=True):
     script: str | None = None
     tool_command: str = DEFAULT_TOOL_COMMAND
     streams_only: bool = False
+    like: str | None = None
     record: bool = False
     record_bodies: bool = False
 
@@ -66,3 +69,5 @@ class MockOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError("mock option fail_rate must be above 0 and at most 1")
         if self.script not in (None, "tool"):
             raise ConfigError('mock option script knows only "tool"')
+        if self.like is not None and self.like not in MANNERS:
+            raise ConfigError(f"mock option like knows only {', '.join(MANNERS)}")

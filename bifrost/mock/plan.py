@@ -6,6 +6,7 @@ import msgspec
 
 from bifrost.errors import InvalidRequest
 from bifrost.mock.account import Usage
+from bifrost.mock.manners import MANNERS, OPENAI, Manner
 from bifrost.mock.options import MockOptions
 
 OUTPUT_PER_CHUNK = 16
@@ -57,7 +58,8 @@ class UsageOverride(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """Pace, size, faults and usage of one answer; fields as in MockOptions."""
+    """Pace, size, faults and usage of one answer; fields as in MockOptions. ``manner``: whose Chat
+    it is in."""
 
     latency_ms: int = 0
     chunks: int = 4
@@ -70,6 +72,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int | None = None
     override: UsageOverride | None = None
     immediate: bool = True
+    manner: Manner = OPENAI
 
     def usage(self, body_bytes: int, limit: int | None) -> Usage:
         """Tokens of the answer to a body of that many bytes, always the same for the same body.
@@ -107,6 +110,7 @@ def default_plan(options: MockOptions) -> Plan:
         input_tokens=options.input_tokens,
         output_tokens=options.output_tokens,
         immediate=not (options.latency_ms or options.chunk_interval_ms or options.cut_after),
+        manner=MANNERS.get(options.like or "", OPENAI),
     )
 
 

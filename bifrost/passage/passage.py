@@ -104,7 +104,12 @@ class Passage:
         call.key_index = self._host.pick()
         streams = call.scan.stream and spoken not in _BY_PATH
         body, gathered = found.body, None
-        if self._host.streams_only and spoken in GATHERED and not call.scan.stream and not counts:
+        if (
+            self._host.quirks.streams_only
+            and spoken in GATHERED
+            and not call.scan.stream
+            and not counts
+        ):
             body, gathered, streams = streaming(spoken, body), GATHERED[spoken](), True
         lines = b"accept: %b\r\n" % (EVENTS if streams else JSON)
         lines += self._lines(call, client, spoken)

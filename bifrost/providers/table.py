@@ -9,10 +9,11 @@ from urllib.parse import quote
 
 import msgspec
 
-from bifrost.config.hosts import TABLE, Api, Kind, Row, address, headers, serving
+from bifrost.config.hosts import TABLE, Api, Kind, Quirks, Row, address, headers, serving
 from bifrost.errors import ConfigError
 from bifrost.providers.proofs import Proof
 
+QUIRKS = Quirks()
 _HEAD = b" HTTP/1.1\r\nhost: %b\r\n%baccept-encoding: identity\r\nx-request-id: "
 
 
@@ -70,17 +71,16 @@ class Host:
         place: Mapping[str, str | None] | None = None,
         proof: Proof | None = None,
         *,
-        streams_only: bool = False,
+        quirks: Quirks = QUIRKS,
     ) -> None:
         """``place``: its region, project and so on; ``proof``: what it is shown instead of keys;
-        ``streams_only``: it refuses to answer otherwise than in a stream.
+        ``quirks`` beside those of its type.
 
         Raises ConfigError where the type needs an address and none is given.
         """
         self.api, url = address(kind, api, base_url, place)
         self._chosen = api
         self.proof = proof
-        self.streams_only = streams_only
         self.region = (place or {}).get("region")
         self.geo = geo(kind, place)
         if url is None:
@@ -89,6 +89,7 @@ class Host:
         self.name = name
         self.kind = kind
         self.row = row = TABLE[kind]
+        self.quirks = quirks.over(row.quirks)
         self._names = [credential.name for credential in credentials] or [""]
         self._weights = [credential.weight for credential in credentials]
         self._signed = [_signed(row, credential.value) for credential in credentials] or [
@@ -103,7 +104,7 @@ class Host:
         if len(credentials) > 1:
             self._each = [
                 (
-                    Host(name, kind, base_url, [one], api, place, proof, streams_only=streams_only),
+                    Host(name, kind, base_url, [one], api, place, proof, quirks=quirks),
                     one.weight,
                 )
                 for one in credentials

@@ -14,7 +14,7 @@ from bifrost.translate.translation import Traits
 
 Json = dict[str, Any]
 
-SIGNATURE = "bifrost-chat"  # never sent back: thinking of earlier turns is dropped on the way there
+SIGNATURE = "bifrost-chat"  # of thinking whose host signs none
 _STOPS = {"stop": "end_turn", "length": "max_tokens", "model_length": "max_tokens",
           "content_filter": "refusal"}  # fmt: skip
 _KINDS = {400: "invalid_request_error", 401: "authentication_error", 402: "billing_error",

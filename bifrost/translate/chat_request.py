@@ -1,8 +1,9 @@
 """A Messages request in the words of Chat Completions (types of anthropic 2.12 and openai 3.54).
 
-Dropped by rule: ``cache_control`` (hosts cache by themselves), thinking of earlier turns (its
-signature means nothing elsewhere), the volatile billing line of Claude Code, ``metadata`` and the
-fields that Chat has no word for. Refused: what only Claude's own service runs or holds.
+Dropped by rule: ``cache_control`` (hosts cache by themselves), thinking of earlier turns where the
+host does not take it back (OpenAI's own has no field for it, and many refuse one), the volatile
+billing line of Claude Code, ``metadata`` and the fields that Chat has no word for. Refused: what
+only Claude's own service runs or holds.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ _HELD = ("container", "fallbacks", "mcp_servers", "thread")  # what only Claude'
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _NO_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 _ID = re.compile(r"[a-zA-Z0-9_-]{1,40}")
+_SHORT_ID = re.compile(r"[a-zA-Z0-9]{9}")
+_NO_REASONING = " "  # where some is due; Moonshot refuses "" (charmbracelet/crush#2696)
 _BUDGETS = ((4_096, "low"), (16_384, "medium"))  # thinking budgets in tokens, to below
 MOST_STOPS = 4
 _encode = msgspec.json.Encoder().encode
@@ -49,8 +52,10 @@ class Names:
         return self._own.get(name, name)
 
 
-def call_id(name: str) -> str:
-    """A call's id as Chat takes it; the same for the call and its result."""
+def call_id(name: str, *, short: bool = False) -> str:
+    """A call's id as the host takes it; the same for the call and its result."""
+    if short:
+        return name if _SHORT_ID.fullmatch(name) else sha256(name.encode()).hexdigest()[:9]
     return name if _ID.fullmatch(name) else f"call_{sha256(name.encode()).hexdigest()[:32]}"
 
 
@@ -147,7 +152,7 @@ def _turn(turn: Json, names: Names, traits: Traits) -> list[Json]:
     if role == "system":
         return [{"role": "system", "content": prose(content)}]
     told = blocks(content)
-    return [_assistant(told, names)] if role == "assistant" else _user(told, names, traits)
+    return [_assistant(told, names, traits)] if role == "assistant" else _user(told, names, traits)
 
 
 def blocks(content: str | list[Json]) -> list[Json]:
@@ -155,8 +160,8 @@ def blocks(content: str | list[Json]) -> list[Json]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def _assistant(told: list[Json], names: Names) -> Json:
-    texts, calls = [], []
+def _assistant(told: list[Json], names: Names, traits: Traits) -> Json:
+    texts, calls, thoughts = [], [], []
     for block in told:
         kind = block["type"]
         if kind == "text":
@@ -164,10 +169,16 @@ def _assistant(told: list[Json], names: Names) -> Json:
         elif kind == "tool_use":
             arguments = _encode(block["input"]).decode()
             function = {"name": names.to(block["name"]), "arguments": arguments}
-            calls.append({"id": call_id(block["id"]), "type": "function", "function": function})
-        elif kind not in ("thinking", "redacted_thinking"):
+            name = call_id(block["id"], short=traits.short_call_ids)
+            calls.append({"id": name, "type": "function", "function": function})
+        elif kind == "thinking":
+            thoughts.append(block["thinking"])
+        elif kind != "redacted_thinking":
             raise untold(kind)
     said: Json = {"role": "assistant", "content": "".join(texts) or (None if calls else "")}
+    if traits.reasoning_field:
+        thought = "".join(thoughts) or (_NO_REASONING if calls and traits.reasoning_due else "")
+        said |= {traits.reasoning_field: thought} if thought else {}
     return said | {"tool_calls": calls} if calls else said
 
 
@@ -190,7 +201,8 @@ def _result(block: Json, behind: list[Json], names: Names, traits: Traits) -> Js
     text = "\n".join(texts)
     if block.get("is_error"):
         text = f"Error: {text}"
-    return {"role": "tool", "tool_call_id": call_id(block["tool_use_id"]), "content": text}
+    name = call_id(block["tool_use_id"], short=traits.short_call_ids)
+    return {"role": "tool", "tool_call_id": name, "content": text}
 
 
 def result_parts(block: Json, names: Names, traits: Traits) -> Iterator[Json]:

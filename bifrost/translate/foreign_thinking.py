@@ -48,8 +48,10 @@ def _kept(given: Raw) -> Raw | None:
     if MARK not in bytes(given):
         return given
     block = _block(given)
-    if block.type == "thinking":
-        sealed = block.signature
-    else:
-        sealed = block.data if block.type == "redacted_thinking" else None
-    return None if isinstance(sealed, str) and sealed.startswith("bifrost-") else given
+    return None if is_foreign(block.type, block.signature, block.data) else given
+
+
+def is_foreign(kind: object, signature: object, data: object) -> bool:
+    """Whether a block of that type is thinking that this gateway signed."""
+    sealed = {"thinking": signature, "redacted_thinking": data}.get(str(kind))
+    return isinstance(sealed, str) and sealed.startswith("bifrost-")

@@ -2,8 +2,8 @@
 
 The door has put every member under its one JSON name, and the path's model and whether to stream
 beside them. Dropped by rule: what Messages has no word for (``safetySettings``, ``labels``,
-``store``, seeds, penalties, log probabilities, ``mediaResolution``), thoughts that Claude did not
-sign, sampling where the model thinks. Refused: what Google runs or keeps.
+``store``, seeds, penalties, log probabilities, ``mediaResolution``), thoughts that were not
+sealed here, sampling where the model thinks. Refused: what Google runs or keeps.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import msgspec
 
 from bifrost.errors import InvalidRequest
 from bifrost.translate.chat_request import Names
+from bifrost.translate.foreign_thinking import is_foreign
 from bifrost.translate.gemini_schema import form, parameters, schema
 from bifrost.translate.gemini_turns import Conversation, text
 from bifrost.translate.translation import Traits
@@ -179,7 +180,9 @@ def _thought(turns: list[Json]) -> bool:
     """Whether a model that thinks by a budget may: it refuses earlier calls without thoughts."""
     if turns[-1]["content"][0]["type"] != "tool_result":
         return True
-    return "thinking" in turns[-2]["content"][0]["type"]
+    first = turns[-2]["content"][0]
+    foreign = is_foreign(first["type"], first.get("signature"), first.get("data"))
+    return "thinking" in first["type"] and not foreign
 
 
 def _sampling(config: Json) -> Json:

@@ -1,8 +1,8 @@
-"""Claude's thinking on its way through a Gemini client and back.
+"""Thinking of other models than Gemini's on its way through a Gemini client and back.
 
-Only Claude can read its signatures, and only in whole, unchanged blocks. Gemini clients drop the
-text of thoughts but keep each part's ``thoughtSignature``, as bytes in base64: there the blocks go
-that lie before the part.
+Only Claude can read its signatures, and only in whole, unchanged blocks; Chat hosts sign none, but
+some take their thinking back. Gemini clients drop the text of thoughts but keep each part's
+``thoughtSignature``, as bytes in base64: there the blocks go that lie before the part.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from base64 import b64decode, b64encode
 from typing import Any
 
 import msgspec
-
-from bifrost.translate.chat_answer import SIGNATURE
 
 Json = dict[str, Any]
 
@@ -35,7 +33,7 @@ def seal(blocks: list[Json]) -> str:
 
 
 def opened(signature: object) -> list[Json]:
-    """The blocks; none for a signature that is not Claude's or was changed."""
+    """The blocks; none for a signature that was not made here or was changed."""
     if not is_sealed(signature):
         return []
     try:
@@ -56,6 +54,5 @@ def holds_sealed(body: bytes) -> bool:
 
 
 def _signed(block: dict[str, str]) -> bool:
-    """Whether a block is one of Claude's, and not the thought of a host that signs nothing."""
     mark = block.get("signature") or block.get("data")
-    return bool(mark) and mark != SIGNATURE and block.keys() == _KEYS.get(block.get("type", ""))
+    return bool(mark) and block.keys() == _KEYS.get(block.get("type", ""))

@@ -25,9 +25,11 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     ``forced_tools``: it can be made to call one; ``prefill``: to go on with what it is given to
     have said. ``legacy_limit``: it wants
     ``max_tokens`` where OpenAI wants ``max_completion_tokens``. ``splits_reasoning``: its counts of
-    reasoning tokens come on top of ``completion_tokens``. ``embeds``: it makes embeddings, and
-    nothing else (None: not known). ``caches``: it caches prompts where they are marked,
-    ``structured``: it can be held to a JSON schema.
+    reasoning tokens come on top of ``completion_tokens``. ``reasoning_field``: where its host takes
+    the reasoning of earlier turns back, ``reasoning_due``: and must have it of those that called
+    tools. ``short_call_ids``: ids of calls are nine letters or digits. ``embeds``: it makes
+    embeddings, and nothing else (None: not known). ``caches``: it caches prompts where they are
+    marked, ``structured``: it can be held to a JSON schema.
     """
 
     max_output: int | None = None
@@ -40,6 +42,9 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     sampling: bool = True
     legacy_limit: bool = False
     splits_reasoning: bool = False
+    reasoning_field: str | None = None
+    reasoning_due: bool = False
+    short_call_ids: bool = False
     embeds: bool | None = None
     caches: bool = False
     structured: bool = False

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bifrost.mock.manners import THOUGHT
 from tests.clients.installed import claude_code
 from tests.clients.test_claude_code import Agent, completed
 from tests.converse_oracle import checked as converse_rules
@@ -36,6 +37,24 @@ def mock(tmp_path: Path) -> Iterator[RunningMock]:
     running = RunningMock(tmp_path, "--script", "tool", "--record-bodies")
     yield running
     running.stop()
+
+
+def test_on_a_host_that_wants_its_reasoning_back(tmp_path: Path) -> None:
+    """Moonshot's Chat refuses a turn that called a tool and comes without what led to the call."""
+    mock = RunningMock(tmp_path, "--script", "tool", "--like", "moonshot", "--record-bodies")
+    config = mapped(mock.url, Kind("moonshot", "chat", "kimi-k2.6", "/v1", "", ""))
+    config["models"] = {"claude-*": config["models"].popitem()[1]}
+    gateway = RunningGateway(tmp_path / "gateway", config)
+    try:
+        agent = Agent(claude_code(), tmp_path, gateway.url)
+        completed(agent.run(ANTHROPIC_AUTH_TOKEN=KEY))
+        last = json.loads(base64.b64decode(mock.requests()[0]["body"]))
+        [called] = [turn for turn in last["messages"] if turn.get("tool_calls")]
+        assert called["reasoning_content"] == THOUGHT
+        assert gateway.settled() > 0
+    finally:
+        gateway.stop()
+        mock.stop()
 
 
 @pytest.mark.parametrize(("kind", "rules"), RULES, ids=[kind.api for kind, _ in RULES])
