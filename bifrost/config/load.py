@@ -14,7 +14,7 @@ from bifrost.config import documents
 from bifrost.config.findings import Findings
 from bifrost.config.rules import check
 from bifrost.config.settings import Provider, ProviderKey, Settings
-from bifrost.config.shape import Shape, choices, plain, settings_type
+from bifrost.config.shape import Shape, choices, plain, described
 
 Stamp = tuple[int, int, int] | None
 
@@ -90,7 +90,7 @@ def digest(settings: Settings) -> str:
 
 def public(settings: Settings, *, hidden: str = "<hidden>") -> dict[str, Any]:
     """The settings as a plain document fit to be shown: ``hidden`` stands for each secret."""
-    return dict(_public(settings, settings_type(), hidden))
+    return dict(_public(settings, described(Settings), hidden))
 
 
 def _public(value: Any, kind: inspect.Type, hidden: str) -> Any:

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,9 +47,10 @@ RESERVED_VALUES: dict[tuple[type, str], tuple[str, ...]] = {
 _REFUSED = "not enforced by this version"
 
 
-def settings_type() -> inspect.StructType:
-    """The description of ``Settings`` that the walk follows."""
-    found = inspect.type_info(Settings)
+@cache
+def described(cls: type[Struct]) -> inspect.StructType:
+    """The description of a struct that the walk follows; making that of ``Settings`` takes 30 ms."""
+    found = inspect.type_info(cls)
     assert isinstance(found, inspect.StructType)
     return found
 
@@ -144,7 +146,7 @@ class Shape:
 
     def struct(self, cls: type[S], document: object) -> S:
         """A struct of this class in the document; complete only if nothing was reported."""
-        found = self._value(inspect.type_info(cls), document, "")
+        found = self._value(described(cls), document, "")
         assert isinstance(found, cls)
         return found
 
