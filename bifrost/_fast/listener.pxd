@@ -2,28 +2,16 @@
 from libc.stdint cimport int64_t
 
 from .call cimport Call
-from .client cimport Exchange, Follower
-from .hall cimport Hall
+from .client cimport Exchange
+from .receiver cimport Receiver
 
 
-cdef class Listener(Follower):
-    cdef object config, server_state, app_state, loop, transport, parser, cold, task, doubt
-    cdef Hall hall
+cdef class Listener(Receiver):
+    cdef object task, doubt
     cdef object proxies, host           # who judged the peer, and its address
     cdef bytes peer                     # what events say of it
     cdef bint trusted                   # it speaks for others
-    cdef int state
-    cdef double touched                 # when something happened last
-    cdef double began                   # when the first byte of an incomplete head came
-    cdef bint lost, closing, write_paused, read_paused
-    # the request that comes in
-    cdef bytes head                     # its beginning, while the rest is missing
-    cdef bytes raw, url, query, target
-    cdef list headers
-    cdef bytes body                     # written to while it is nobody else's
-    cdef Py_ssize_t length, filled
-    cdef bint unusual, headed
-    cdef bytes held                     # what came behind it
+    cdef bint lost
     # the call under way
     cdef Call call
     cdef Exchange exchange
@@ -33,15 +21,6 @@ cdef class Listener(Follower):
     cdef bytes opening                  # head of a stream that waits for its first piece
     cdef bint answering, streaming
 
-    cdef int _feed(self, bytes data) except -1
-    cdef int _begin(self, bytes data, Py_ssize_t end) except -1
-    cdef bint _hot(self) except -1
-    cdef int _take(self, bytes data, Py_ssize_t start) except -1
-    cdef int _filled(self, Py_ssize_t size) except -1
-    cdef int _read_whole(self) except -1
-    cdef int _cool(self, bytes data) except -1
-    cdef int _chill(self) except -1
-    cdef bint _admit(self, bytes body) except -1
     cdef bytes _client(self)
     cdef int _move(self, Exchange exchange) except -1
     cdef int _gather(self, Exchange exchange) except -1

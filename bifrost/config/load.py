@@ -14,7 +14,7 @@ from bifrost.config import documents
 from bifrost.config.findings import Findings
 from bifrost.config.rules import check
 from bifrost.config.settings import Provider, ProviderKey, Settings
-from bifrost.config.shape import Shape, choices, plain, described
+from bifrost.config.shape import Shape, choices, described, plain
 
 Stamp = tuple[int, int, int] | None
 
