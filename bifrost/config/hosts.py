@@ -37,7 +37,7 @@ class Quirks(Spec, frozen=True, kw_only=True):
     ] = None
     reasoning_due: Annotated[
         bool | None,
-        Meta(description="It refuses earlier turns that called tools and have no reasoning."),
+        Meta(description="It refuses earlier turns that come without their reasoning."),
     ] = None
     short_call_ids: Annotated[
         bool | None,

@@ -49,7 +49,7 @@ _REFUSED = "not enforced by this version"
 
 @cache
 def described(cls: type[Struct]) -> inspect.StructType:
-    """The description of a struct that the walk follows; that of ``Settings`` takes 30 ms to make."""
+    """A struct, as the walk follows it; that of ``Settings`` takes 30 ms to make."""
     found = inspect.type_info(cls)
     assert isinstance(found, inspect.StructType)
     return found

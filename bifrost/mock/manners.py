@@ -1,8 +1,8 @@
 """How some vendors' Chat Completions differ from OpenAI's, as strict as their services are.
 
-DeepSeek's and Moonshot's models think by default and want the thinking of every turn that called a
-tool back (DeepSeek's guide to its thinking mode; continuedev/continue#11711; Moonshot refuses ""
-too, charmbracelet/crush#2696). Mistral wants ids of its own form (anomalyco/opencode#1680). Groq
+DeepSeek's and Moonshot's models think by default and want the thinking of all turns back once a
+tool was called (DeepSeek's guide to its thinking mode; MoonshotAI/kimi-cli#2141; Moonshot refuses
+"" too, charmbracelet/crush#2696). Mistral wants ids of its own form (anomalyco/opencode#1680). Groq
 refuses what it does not know (karthink/gptel#774).
 """
 
@@ -33,9 +33,11 @@ class Manner(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self, messages: list[dict[str, Any]]) -> None:
         """Raises InvalidRequest for what this vendor refuses and OpenAI does not."""
+        called = any(message.get("tool_calls") for message in messages)
         for index, message in enumerate(messages):
             calls = message.get("tool_calls") or []
-            if self.due and calls and not message.get(self.thinks):
+            told = message["role"] != "assistant" or message.get(self.thinks)
+            if self.due and called and not told:
                 raise InvalidRequest(self.due.format(index=index))
             if self.short_ids:
                 self._check_ids([*(call["id"] for call in calls), message.get("tool_call_id")])

@@ -177,7 +177,7 @@ def _assistant(told: list[Json], names: Names, traits: Traits) -> Json:
             raise untold(kind)
     said: Json = {"role": "assistant", "content": "".join(texts) or (None if calls else "")}
     if traits.reasoning_field:
-        thought = "".join(thoughts) or (_NO_REASONING if calls and traits.reasoning_due else "")
+        thought = "".join(thoughts) or (_NO_REASONING if traits.reasoning_due else "")
         said |= {traits.reasoning_field: thought} if thought else {}
     return said | {"tool_calls": calls} if calls else said
 

@@ -26,10 +26,10 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     have said. ``legacy_limit``: it wants
     ``max_tokens`` where OpenAI wants ``max_completion_tokens``. ``splits_reasoning``: its counts of
     reasoning tokens come on top of ``completion_tokens``. ``reasoning_field``: where its host takes
-    the reasoning of earlier turns back, ``reasoning_due``: and must have it of those that called
-    tools. ``short_call_ids``: ids of calls are nine letters or digits. ``embeds``: it makes
-    embeddings, and nothing else (None: not known). ``caches``: it caches prompts where they are
-    marked, ``structured``: it can be held to a JSON schema.
+    the reasoning of earlier turns back, ``reasoning_due``: and must have some. ``short_call_ids``:
+    ids of calls are nine letters or digits. ``embeds``: it makes embeddings, and nothing else
+    (None: not known). ``caches``: it caches prompts where they are marked, ``structured``: it can
+    be held to a JSON schema.
     """
 
     max_output: int | None = None
