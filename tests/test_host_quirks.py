@@ -17,16 +17,22 @@ from google.genai import types
 
 from bifrost.config.hosts import TABLE, Kind, Quirks
 from bifrost.mock.manners import THOUGHT
+from bifrost.translate.chat_history import FIELDS, suited
+from bifrost.translate.translation import Traits
 from tests.running import KEY, RunningGateway, RunningMock, bearer, configuration, message
 
 HOSTS: dict[str, tuple[Kind, str]] = {  # whom the mock is like: type of provider, model
+    "cerebras": ("cerebras", "gpt-oss-120b"),
     "deepseek": ("deepseek", "deepseek-v4-flash"),
     "groq": ("groq", "openai/gpt-oss-120b"),
     "mistral": ("mistral", "devstral-medium-latest"),
     "moonshot": ("moonshot", "kimi-k2.6"),
     "vllm": ("vllm", "MiniMaxAI/MiniMax-M2"),
 }
-BACK = {"deepseek": "reasoning_content", "moonshot": "reasoning_content", "vllm": "reasoning"}
+BACK = {
+    "cerebras": "reasoning", "deepseek": "reasoning_content", "moonshot": "reasoning_content",
+    "vllm": "reasoning",
+}  # fmt: skip
 SCHEMA = {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}
 TOOL = {"name": "Bash", "description": "Runs a command.", "input_schema": SCHEMA}
 ASKED = {"role": "user", "content": "List the files."}
@@ -139,6 +145,47 @@ def test_a_conversation_of_claudes_goes_on(hosts: Hosts, like: str) -> None:
         assert turn.get(BACK.get(host_of(like), "reasoning")) == (" " if due else None)
     again = httpx.post(f"{hosts.gateway.url}/v1/messages", json=asked, headers=bearer())
     assert again.status_code == 200 and hosts.told(host_of(like)) == told  # for the prompt cache
+
+
+@pytest.mark.parametrize("theirs", ["reasoning_content", "reasoning"])
+def test_a_chat_client_brings_what_another_host_said(hosts: Hosts, like: str, theirs: str) -> None:
+    called = {"type": "function", "function": {"name": "Bash", "arguments": '{"command": "ls"}'}}
+    messages: list[Any] = [
+        {"role": "user", "content": "List the files.", "name": "alice"},
+        {"role": "assistant", "content": None, theirs: "Hm.",
+         "tool_calls": [{"id": "call_PTLP8xhu3uwZk4l3", **called}]},
+        {"role": "tool", "tool_call_id": "call_PTLP8xhu3uwZk4l3", "content": "README.md"},
+        {"role": "assistant", "content": "There is a README.md."},
+        {"role": "user", "content": "List them again."},
+    ]  # fmt: skip
+    url = f"{hosts.gateway.url}/openai/v1"
+    with openai.OpenAI(base_url=url, api_key=KEY, max_retries=0) as client:
+        answer = client.chat.completions.create(model=like, messages=messages)
+    assert answer.choices[0].finish_reason == "stop"
+    host = host_of(like)
+    told, field = hosts.told(host), BACK.get(host)
+    found = [{one: turn[one] for one in FIELDS if one in turn} for turn in (told[1], told[3])]
+    due = {field: " "} if host in ("deepseek", "moonshot") else {}
+    assert found == [{field: "Hm."} if field else {}, due]
+    calls = told[1].pop("tool_calls")
+    assert calls[0]["function"] == called["function"]
+    assert calls[0]["id"] == told[2].pop("tool_call_id")
+    assert (calls[0]["id"] == "call_PTLP8xhu3uwZk4l3") is (like != "mistral")
+    rest = [{k: v for k, v in turn.items() if k not in FIELDS} for turn in told]
+    others = (*FIELDS, "tool_calls", "tool_call_id")
+    assert rest == [{k: v for k, v in turn.items() if k not in others} for turn in messages]
+
+
+def test_a_history_that_fits_keeps_its_bytes() -> None:
+    fits = (
+        b'[ {"role":"user", "content":"x"}, {"role":"assistant","reasoning_content":"Hm.",'
+        b'"tool_calls":[{"id":"abcdefgh1"}]},{"role":"tool","tool_call_id":"abcdefgh1"}]'
+    )
+    known = Traits(reasoning_field="reasoning_content", reasoning_due=True, short_call_ids=True)
+    for traits in (known, Traits()):
+        assert suited(fits, traits) is fits
+    unnamed = suited(b'[{"role":"assistant","content":1.0e2}]', known)
+    assert unnamed == b'[{"role":"assistant","content":1.0e2}]'  # nothing is due without calls
 
 
 def test_responses_clients_give_it_back(hosts: Hosts) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from bifrost.mock.manners import MANNERS
+
 
 @click.command("mock")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="0 takes a free one.")
@@ -22,7 +24,7 @@ import click
 @click.option("--cut-after", type=click.IntRange(0), default=0, help="Drop after K events.")
 @click.option("--script", type=click.Choice(["tool"]), help="Ask the agent for one tool call.")
 @click.option("--streams-only", is_flag=True, help="Refuse OpenAI requests that want no stream.")
-@click.option("--like", type=click.Choice(["deepseek", "groq", "mistral", "moonshot", "vllm"]),
+@click.option("--like", type=click.Choice(list(MANNERS)),
               help="Whose Chat Completions it speaks, if not OpenAI's.")  # fmt: skip
 @click.option("--record", is_flag=True,
               help="Keep requests and bills (/__mock/requests, /__mock/bills).")  # fmt: skip

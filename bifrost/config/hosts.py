@@ -108,7 +108,9 @@ TABLE: dict[Kind, Row] = {
         needs_key=False,
         legacy_limit=True,
     ),
-    "cerebras": Row(apis={"chat": "https://api.cerebras.ai/v1"}),
+    "cerebras": Row(
+        apis={"chat": "https://api.cerebras.ai/v1"}, quirks=Quirks(reasoning_field="reasoning")
+    ),
     "deepseek": Row(
         apis=_both("https://api.deepseek.com", "https://api.deepseek.com/anthropic"),
         legacy_limit=True,
@@ -122,7 +124,9 @@ TABLE: dict[Kind, Row] = {
     "gemini": Row(
         apis={"gemini": "https://generativelanguage.googleapis.com/v1beta"}, key="x-goog-api-key"
     ),
-    "groq": Row(apis={"chat": "https://api.groq.com/openai/v1"}),
+    "groq": Row(
+        apis={"chat": "https://api.groq.com/openai/v1"}, quirks=Quirks(reasoning_field="none")
+    ),
     "minimax": Row(
         apis=_both("https://api.minimax.io/v1", "https://api.minimax.io/anthropic"),
         legacy_limit=True,
@@ -130,7 +134,7 @@ TABLE: dict[Kind, Row] = {
     "mistral": Row(
         apis=_openai("https://api.mistral.ai/v1"),
         legacy_limit=True,
-        quirks=Quirks(short_call_ids=True),
+        quirks=Quirks(reasoning_field="none", short_call_ids=True),
     ),
     "moonshot": Row(
         apis=_both("https://api.moonshot.ai/v1", "https://api.moonshot.ai/anthropic"),

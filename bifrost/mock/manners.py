@@ -2,8 +2,9 @@
 
 DeepSeek's and Moonshot's models think by default and want the thinking of all turns back once a
 tool was called (DeepSeek's guide to its thinking mode; MoonshotAI/kimi-cli#2141; Moonshot refuses
-"" too, charmbracelet/crush#2696). Mistral wants ids of its own form (anomalyco/opencode#1680). Groq
-refuses what it does not know (karthink/gptel#774).
+"" too, charmbracelet/crush#2696). Mistral wants ids of its own form (anomalyco/opencode#1680). It,
+Groq and Cerebras refuse fields that they do not know (charmbracelet/crush#1590, karthink/gptel#774,
+QwenLM/qwen-code#11045).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Manner(msgspec.Struct, frozen=True, kw_only=True):
                 raise InvalidRequest(self.due.format(index=index))
             if self.short_ids:
                 self._check_ids([*(call["id"] for call in calls), message.get("tool_call_id")])
-            if self.strict and (unknown := message.keys() - _KNOWN):
+            if self.strict and (unknown := message.keys() - _KNOWN - {self.thinks}):
                 raise InvalidRequest(
                     f"'messages.{index}' : for 'role:{message['role']}' the following must be "
                     f"satisfied[('messages.{index}' : property '{min(unknown)}' is unsupported)]"
@@ -66,6 +67,7 @@ class Manner(msgspec.Struct, frozen=True, kw_only=True):
 
 OPENAI = Manner()
 MANNERS = {
+    "cerebras": Manner(thinks="reasoning", strict=True),
     "deepseek": Manner(
         thinks="reasoning_content",
         due="The `reasoning_content` in the thinking mode must be passed back to the API.",

@@ -1,4 +1,5 @@
-"""Chat clients on hosts that speak Chat: the body passes but for what the gateway must set.
+"""Chat clients on hosts that speak Chat: the body passes but for what the gateway must set, and
+for a history that the host would not take (``chat_history``).
 
 A host tells a stream's usage only where it is asked to: it always is, and the chunk with it is kept
 from clients that did not ask.
@@ -12,6 +13,7 @@ import msgspec
 
 from bifrost.errors import InvalidRequest
 from bifrost.translate.chat_answer import BYTES_A_TOKEN, answer, decoded, masked
+from bifrost.translate.chat_history import suited
 from bifrost.translate.chat_request import Names
 from bifrost.translate.chat_stream import ChatStream
 from bifrost.translate.translation import SENSELESS, Stream, Traits
@@ -48,6 +50,9 @@ class ChatChat:
         changes: dict[str, Any] = {}
         if _decode(members["model"]) != model:
             changes["model"] = model
+        history = suited(members["messages"], self._traits) if "messages" in members else None
+        if history is not None and history is not members["messages"]:
+            changes["messages"] = msgspec.Raw(bytes(history))
         if max_tokens:
             changes[LIMITS[self._traits.legacy_limit]] = max_tokens
         options = _decode(members.get("stream_options", b"null")) or {}

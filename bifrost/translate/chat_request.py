@@ -27,7 +27,7 @@ _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _NO_NAME = re.compile(r"[^a-zA-Z0-9_-]")
 _ID = re.compile(r"[a-zA-Z0-9_-]{1,40}")
 _SHORT_ID = re.compile(r"[a-zA-Z0-9]{9}")
-_NO_REASONING = " "  # where some is due; Moonshot refuses "" (charmbracelet/crush#2696)
+NO_REASONING = " "  # where some is due; Moonshot refuses "" (charmbracelet/crush#2696)
 _BUDGETS = ((4_096, "low"), (16_384, "medium"))  # thinking budgets in tokens, to below
 MOST_STOPS = 4
 _encode = msgspec.json.Encoder().encode
@@ -177,7 +177,7 @@ def _assistant(told: list[Json], names: Names, traits: Traits) -> Json:
             raise untold(kind)
     said: Json = {"role": "assistant", "content": "".join(texts) or (None if calls else "")}
     if traits.reasoning_field:
-        thought = "".join(thoughts) or (_NO_REASONING if traits.reasoning_due else "")
+        thought = "".join(thoughts) or (NO_REASONING if traits.reasoning_due else "")
         said |= {traits.reasoning_field: thought} if thought else {}
     return said | {"tool_calls": calls} if calls else said
 

@@ -26,10 +26,11 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     have said. ``legacy_limit``: it wants
     ``max_tokens`` where OpenAI wants ``max_completion_tokens``. ``splits_reasoning``: its counts of
     reasoning tokens come on top of ``completion_tokens``. ``reasoning_field``: where its host takes
-    the reasoning of earlier turns back, ``reasoning_due``: and must have some. ``short_call_ids``:
-    ids of calls are nine letters or digits. ``embeds``: it makes embeddings, and nothing else
-    (None: not known). ``caches``: it caches prompts where they are marked, ``structured``: it can
-    be held to a JSON schema.
+    the reasoning of earlier turns back, ``reasoning_due``: and must have some;
+    ``refuses_reasoning``: it has no such field and refuses any. ``short_call_ids``: ids of calls
+    are nine letters or digits. ``embeds``: it makes embeddings, and nothing else (None: not known).
+    ``caches``: it caches prompts where they are marked, ``structured``: it can be held to a JSON
+    schema.
     """
 
     max_output: int | None = None
@@ -44,6 +45,7 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     splits_reasoning: bool = False
     reasoning_field: str | None = None
     reasoning_due: bool = False
+    refuses_reasoning: bool = False
     short_call_ids: bool = False
     embeds: bool | None = None
     caches: bool = False
