@@ -67,7 +67,7 @@ class Dialect(msgspec.Struct, frozen=True):
     a silent one alive. ``generates``: its answers are generated, so that they have an output limit.
     """
 
-    api: Literal["chat", "responses", "gemini", "embeddings"]
+    api: Literal["chat", "responses", "gemini", "embeddings", "gemini_embeddings"]
     broken_event: Callable[[str, str, str], bytes]
     ping: bytes = b": ping\n\n"
     generates: bool = True

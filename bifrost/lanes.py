@@ -242,7 +242,7 @@ class Lanes:
                 self._goals.clear()
             density = self.densities.find(host.name, model)
             meter = self.meters.meter("model", host.name, model)
-            only = ONLY.get(self.catalogue.mode(host.kind, model) or "chat")
+            only = ONLY.get(self.catalogue.mode(host.kind, model) or "chat", ())
             passage = Passage(host, origin, model, self._traits(host, model, price), only)
             goal = Goal(host, model, price, density, meter, passage, priced)
             self._goals[place] = goal

@@ -306,7 +306,7 @@ def test_keys_models_and_paths_that_are_not_there(gateway: RunningGateway) -> No
     for path, headers, status, kind in (
         (f"{url}/{CLAUDE}:generateContent", {}, 401, "UNAUTHENTICATED"),
         (f"{url}/gpt-none:generateContent", bearer(), 404, "NOT_FOUND"),
-        (f"{url}/{CLAUDE}:embedContent", bearer(), 404, "NOT_FOUND"),
+        (f"{url}/{CLAUDE}:predict", bearer(), 404, "NOT_FOUND"),
         (f"{gateway.url}/genai/v1beta/files", bearer(), 404, "NOT_FOUND"),
     ):
         error = httpx.post(path, json=asked(), headers=headers).json()["error"]

@@ -15,8 +15,9 @@ from bifrost.config.fields import Spec
 from bifrost.patterns import matches
 
 Api = Literal[
-    "messages", "chat", "responses", "gemini", "vertex", "bedrock", "converse", "embeddings"
-]
+    "messages", "chat", "responses", "gemini", "vertex", "bedrock", "converse", "embeddings",
+    "gemini_embeddings",
+]  # fmt: skip
 Kind = Literal[
     "anthropic", "anthropic_aws", "anthropic_compatible", "anthropic_google_cloud", "azure",
     "bedrock", "bedrock_mantle", "cerebras", "deepseek", "fireworks", "gemini", "groq", "minimax",
@@ -122,7 +123,10 @@ TABLE: dict[Kind, Row] = {
         quirks=Quirks(reasoning_field="reasoning_content"),
     ),
     "gemini": Row(
-        apis={"gemini": "https://generativelanguage.googleapis.com/v1beta"}, key="x-goog-api-key"
+        apis=dict.fromkeys(
+            ("gemini", "gemini_embeddings"), "https://generativelanguage.googleapis.com/v1beta"
+        ),
+        key="x-goog-api-key",
     ),
     "groq": Row(
         apis={"chat": "https://api.groq.com/openai/v1"}, quirks=Quirks(reasoning_field="none")
@@ -170,6 +174,7 @@ TABLE: dict[Kind, Row] = {
 
 _OPENAI: tuple[Api, ...] = ("chat", "responses")
 _EMBEDDINGS: tuple[Api, ...] = ("embeddings",)
+_EMBEDDING: tuple[Api, ...] = (*_EMBEDDINGS, "gemini_embeddings")  # of all makers
 # A deployment may have any name; it is Claude's if it says so.
 _CLAUDE_APART: tuple[tuple[str, tuple[Api, ...]], ...] = (
     ("*claude*", ("messages",)),
@@ -304,8 +309,8 @@ def beside(kind: Kind, api: Api | None) -> frozenset[Api]:
     """
     apis = TABLE[kind].apis
     usual = next(iter(apis))
-    if api in _OPENAI:  # the choice is by which of them models answer
-        return frozenset({api, *_EMBEDDINGS}) & apis.keys()
+    if api in _OPENAI or api == "gemini":  # the choice is by which of them models answer
+        return frozenset({api, *_EMBEDDING}) & apis.keys()
     if api is not None:
         return frozenset({api})
     there = apis[usual]

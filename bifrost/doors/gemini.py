@@ -1,4 +1,4 @@
-"""The Gemini door: generateContent, its stream, countTokens, models; how it words a refusal.
+"""The Gemini door: generateContent, its stream, countTokens, embeddings, models; how it refuses.
 
 Decides nothing. Gemini has the model and whether to stream in the path; behind the door they are in
 the body, as in every other dialect.
@@ -17,6 +17,7 @@ import msgspec
 
 from bifrost._fast import wire
 from bifrost.call import Call, Dialect
+from bifrost.doors import gemini_embeddings_ask
 from bifrost.doors.door import Door, Handler, Headers, Receive, Scope, Send, send_json
 from bifrost.doors.gemini_array import JsonArray
 from bifrost.doors.gemini_ask import ask
@@ -41,6 +42,7 @@ _PATH = re.compile(
 _MODELS = re.compile(r"/genai/v1(?:beta)?/models(?:/(.+))?")
 _METHODS = {"generateContent": False, "streamGenerateContent": True}
 _COUNT = "countTokens"
+_EMBED = ("embedContent", "batchEmbedContents")
 _MOST_DIGITS = 9  # of a page's size
 # Gemini CLI asks again where it is told to wait for less than five minutes.
 LEAST_WAIT_S = 301
@@ -69,6 +71,7 @@ def broken(message: str, request_id: str, kind: str) -> bytes:
 
 # Google's clients take a comment for the beginning of a chunk; empty lines they pass over.
 GEMINI = Dialect("gemini", broken, b"\n\n")
+EMBEDDINGS = Dialect("gemini_embeddings", broken, generates=False)
 
 
 class GeminiDoor(Door):
@@ -82,6 +85,8 @@ class GeminiDoor(Door):
             return self.generate
         if found and found[2] == _COUNT:
             return self.count
+        if found and found[2] in _EMBED:
+            return self.embed
         return self.list_models if _MODELS.fullmatch(path) and not found else self.unknown
 
     def answer(
@@ -159,6 +164,23 @@ class GeminiDoor(Door):
         except Refusal as refusal:
             await self.refuse(send, refusal, call)
 
+    async def embed(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """``POST /v1beta/models/{model}:embedContent`` and ``:batchEmbedContents``."""
+        call = Call("", receive)
+        call.dialect = EMBEDDINGS
+        path = {"model": _addressed(scope)[0]}
+        try:
+            self.head(scope, call)
+            asked, as_it_was = await self._read(scope, call)
+            with _sensible():
+                call.scan = wire.scan(_encode(gemini_embeddings_ask.ask(asked | path)))
+                members = _members(call.body) if as_it_was else asked
+                call.body = _encode(members | path)
+            call.began = time.monotonic_ns()  # a client's slow upload is no time of ours
+            await self.pipeline.messages(call, send, b"")
+        except Refusal as refusal:
+            await self.refuse(send, refusal, call)
+
     async def _read(self, scope: Scope, call: Call) -> tuple[dict[str, Any], bool]:
         """Collects the body: (its members under one spelling, whether they were spelled so)."""
         if scope["method"] != "POST":
@@ -179,7 +201,11 @@ class GeminiDoor(Door):
             if scope["method"] not in ("GET", "HEAD"):
                 raise MethodNotAllowed("Use GET on this path.")
             self.pipeline.governor.identify(call)
-            models = [_listed(model) for model in self.models(call)]
+            talking = {model["id"] for model in self.models(call)}
+            models = [
+                _listed(model, (*_METHODS, _COUNT) if model["id"] in talking else _EMBED)
+                for model in self.models(call, embeddings=True)
+            ]
             told: object = _page(models, _query(scope, "pageSize"), _query(scope, "pageToken"))
             if name:
                 told = next((one for one in models if one["name"] == f"models/{name}"), None)
@@ -231,8 +257,8 @@ def _page(models: list[dict[str, Any]], size: str | None, token: str | None) -> 
     return {"models": shown} | ({"nextPageToken": shown[-1]["name"]} if more else {})
 
 
-def _listed(model: dict[str, Any]) -> dict[str, Any]:
-    """A model in the shape of Gemini's list."""
+def _listed(model: dict[str, Any], methods: tuple[str, ...]) -> dict[str, Any]:
+    """A model in the shape of Gemini's list, with what it can be asked by."""
     return {
         "name": f"models/{model['id']}",
         "baseModelId": model["id"],
@@ -240,5 +266,5 @@ def _listed(model: dict[str, Any]) -> dict[str, Any]:
         "displayName": model["display_name"],
         "inputTokenLimit": model["max_input_tokens"],
         "outputTokenLimit": model["max_tokens"],
-        "supportedGenerationMethods": [*_METHODS, _COUNT],
+        "supportedGenerationMethods": methods,
     }

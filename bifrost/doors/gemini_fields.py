@@ -19,7 +19,10 @@ _SHAPES: dict[str, dict[str, str]] = {
         "toolConfig": "toolConfig",
         "generationConfig": "config",
         "generateContentRequest": "request",
+        "requests": "embed[]",
+        "content": "content",
     },
+    "embed": {"content": "content"},
     "content": {"parts": "part[]"},
     "part": {
         "inlineData": "leaf",

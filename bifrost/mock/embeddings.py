@@ -17,7 +17,7 @@ from bifrost.mock.plan import Plan
 from bifrost.mock.script import Script
 
 SIZE = 8  # numbers of a vector, unless the request says otherwise
-_MOST = 3_072
+MOST = 3_072
 _encode = msgspec.json.Encoder().encode
 
 
@@ -44,14 +44,14 @@ def embed(request: Request, plan: Plan, _: Script | None, __: str) -> Reply:
         raise InvalidRequest(f"We could not parse the JSON body of your request. {error}") from None
     inputs = _inputs(body.input)
     size = body.dimensions or SIZE
-    if not 0 < size <= _MOST:
-        raise InvalidRequest(f"Invalid value for 'dimensions': at most {_MOST}.")
+    if not 0 < size <= MOST:
+        raise InvalidRequest(f"Invalid value for 'dimensions': at most {MOST}.")
     usage = Usage(input=plan.usage(len(request.body), 0).input)
     data = [
         {
             "object": "embedding",
             "index": index,
-            "embedding": _shown(_vector(one, size), body.encoding_format),
+            "embedding": _shown(vector(one, size), body.encoding_format),
         }
         for index, one in enumerate(inputs)
     ]
@@ -72,7 +72,8 @@ def _inputs(given: str | list[Any]) -> list[Any]:
     return inputs
 
 
-def _vector(one: Any, size: int) -> list[float]:
+def vector(one: Any, size: int) -> list[float]:
+    """A vector of that size, always the same for the same input."""
     digest = hashlib.shake_256(_encode(one)).digest(size)
     return [(byte - 128) / 128 for byte in digest]
 

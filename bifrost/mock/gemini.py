@@ -74,7 +74,8 @@ def error(status: int, message: str, plan: Plan | None = None) -> Reply:
     return Reply(_heads.error(serial(), len(body), status, plan), body, status=status)
 
 
-def _json(body: bytes, model: str = "", usage: Usage | None = None) -> Reply:
+def json_reply(body: bytes, model: str = "", usage: Usage | None = None) -> Reply:
+    """A JSON answer with this dialect's headers."""
     return Reply(_heads.json(serial(), len(body)), body, model=model, usage=usage)
 
 
@@ -170,7 +171,7 @@ def generate(request: Request, plan: Plan, script: Script | None, model: str) ->
     answer, usage = _answer(request, plan, script)
     part = b'{"text":%b}' % answer.whole if isinstance(answer, Text) else _parts(answer)[0]
     body = _response(part, _finish(answer), usage, _escape(model), serial())
-    return _json(body, model, usage)
+    return json_reply(body, model, usage)
 
 
 def stream(request: Request, plan: Plan, script: Script | None, model: str) -> Reply:
@@ -183,7 +184,7 @@ def stream(request: Request, plan: Plan, script: Script | None, model: str) -> R
         now = usage if last else _so_far(usage, i + 1, len(parts))
         chunks.append(_response(part, _finish(answer) if last else b"", now, name, number))
     if b"alt=sse" not in request.target:
-        return _json(b"[" + b",\r\n".join(chunks) + b"]", model, usage)
+        return json_reply(b"[" + b",\r\n".join(chunks) + b"]", model, usage)
     sizes = list(answer.sizes) if isinstance(answer, Text) else [len(answer.arguments)]
     return Reply(
         _heads.stream(serial(), request),
@@ -222,7 +223,7 @@ def count_tokens(request: Request, plan: Plan, _script: Script | None, model: st
         raise InvalidRequest("generate_content_request and contents cannot both be set.")
     usage = plan.usage(len(request.body), 0)
     total = usage.input + usage.cache_read + usage.cache_write
-    return _json(b'{"totalTokens":%d}' % total, model)
+    return json_reply(b'{"totalTokens":%d}' % total, model)
 
 
 def models(_request: Request, _plan: Plan, _script: Script | None, name: str) -> Reply:
@@ -238,8 +239,8 @@ def models(_request: Request, _plan: Plan, _script: Script | None, name: str) ->
         for model, title in _MODELS
     ]
     if not name:
-        return _json(_escape({"models": items}))
+        return json_reply(_escape({"models": items}))
     for item in items:
         if item["name"] == f"models/{name}":
-            return _json(_escape(item))
+            return json_reply(_escape(item))
     return error(404, f"models/{name} is not found")

@@ -11,7 +11,15 @@ from urllib.parse import parse_qs, unquote
 import msgspec
 
 from bifrost.errors import InvalidRequest
-from bifrost.mock import anthropic, converse, embeddings, gemini, openai, responses
+from bifrost.mock import (
+    anthropic,
+    converse,
+    embeddings,
+    gemini,
+    gemini_embeddings,
+    openai,
+    responses,
+)
 from bifrost.mock.account import Account, RequestLog
 from bifrost.mock.exchange import Reply, Request, plain_reply
 from bifrost.mock.options import MockOptions
@@ -60,6 +68,8 @@ _GEMINI_CALLS: dict[str, tuple[Handler, bool]] = {
     "generateContent": (gemini.generate, True),
     "streamGenerateContent": (gemini.stream, True),
     "countTokens": (gemini.count_tokens, False),
+    "embedContent": (gemini_embeddings.embed, True),
+    "batchEmbedContents": (gemini_embeddings.batch, True),
 }
 _CONVERSE_CALLS: dict[str, tuple[Handler, bool]] = {
     "converse": (converse.converse, True),

@@ -39,9 +39,9 @@ class Passage:
     __slots__ = ("_host", "_model", "_only", "_origin", "_traits")
 
     def __init__(
-        self, host: Host, origin: Origin, model: str, traits: Traits, only: Api | None = None
+        self, host: Host, origin: Origin, model: str, traits: Traits, only: tuple[Api, ...] = ()
     ) -> None:
-        """``only``: the API that serves this model, where it is one of several."""
+        """``only``: the APIs that serve this model, where there are others."""
         self._host, self._origin, self._model, self._traits = host, origin, model, traits
         self._only = only
 

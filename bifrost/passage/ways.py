@@ -25,7 +25,9 @@ from bifrost.translate.chat_anthropic import ChatAnthropic
 from bifrost.translate.chat_chat import ChatChat
 from bifrost.translate.converse_families import family
 from bifrost.translate.embeddings import Embeddings
+from bifrost.translate.embeddings_gemini import EmbeddingsGemini
 from bifrost.translate.gemini_anthropic import GeminiAnthropic
+from bifrost.translate.gemini_embeddings import GeminiEmbeddings, GeminiOpenAIEmbeddings
 from bifrost.translate.gemini_gemini import GeminiGemini
 from bifrost.translate.responses_anthropic import ResponsesAnthropic
 from bifrost.translate.responses_responses import ResponsesResponses
@@ -53,6 +55,14 @@ RELAYS: dict[Api, Callable[..., Relay]] = {
     "messages": AnthropicAnthropic,
     "responses": ResponsesResponses,
 }
+# Embeddings, by the client's form and the host's.
+EMBEDDINGS: dict[tuple[Api, Api], Callable[..., Relay]] = {
+    ("embeddings", "embeddings"): Embeddings,
+    ("embeddings", "gemini_embeddings"): EmbeddingsGemini,
+    ("gemini_embeddings", "embeddings"): GeminiOpenAIEmbeddings,
+    ("gemini_embeddings", "gemini_embeddings"): GeminiEmbeddings,
+}
+_EMBED = {client for client, _ in EMBEDDINGS}
 
 
 class Piece(NamedTuple):
@@ -99,7 +109,7 @@ def way(
 
     Raises InvalidRequest for what the host cannot be told.
     """
-    if traits.embeds or "embeddings" in (client, host):
+    if traits.embeds or client in _EMBED or host in _EMBED:
         return _embedding(client, host, body, model, traits)
     if client == host:
         return _Relayed(RELAYS[host](body, model, max_tokens=limit, traits=traits))
@@ -118,17 +128,18 @@ def way(
 
 
 def _embedding(client: Api, host: Api, body: bytes, model: str, traits: Traits) -> Way:
-    if client != "embeddings":
+    if client not in _EMBED:
         raise InvalidRequest(
-            f"The model {model!r} makes embeddings only; ask it at /openai/v1/embeddings, "
-            "or name another model."
+            f"The model {model!r} makes embeddings only; ask it at /openai/v1/embeddings or by "
+            "embedContent, or name another model."
         )
-    if host != client or traits.embeds is False:
+    relay = EMBEDDINGS.get((client, host))
+    if relay is None or traits.embeds is False:
         raise InvalidRequest(
             f"The model {model!r} makes no embeddings that this gateway can ask for; "
             "name an embedding model."
         )
-    return _Relayed(Embeddings(body, model, max_tokens=None, traits=traits))
+    return _Relayed(relay(body, model, max_tokens=None, traits=traits))
 
 
 def _is_claude(host: Api, model: str) -> bool:

@@ -27,6 +27,7 @@ _MODELS: dict[Api, tuple[str, str]] = {  # whole, streamed: where the path says 
     "bedrock": ("/model/%s/invoke", "/model/%s/invoke-with-response-stream"),
     "converse": ("/model/%s/converse", "/model/%s/converse-stream"),
     "gemini": ("/models/%s:generateContent", "/models/%s:streamGenerateContent?alt=sse"),
+    "gemini_embeddings": ("/models/%s:batchEmbedContents", "/models/%s:batchEmbedContents"),
     "vertex": ("/models/%s:rawPredict", "/models/%s:streamRawPredict"),
 }
 _COUNTS: dict[Api, str] = {  # where tokens are counted
@@ -43,7 +44,10 @@ _FOUNDATION = re.compile(
     r"(?:(?:apac|au|ca|eu|global|jp|sa|us|us-gov)\.(?=[a-z0-9-]+\.))?([a-z0-9-]+\..+)"
 )
 _BY_MODEL: tuple[Api, ...] = ("bedrock", "converse")
-ONLY: dict[str, Api] = {"responses": "responses", "embedding": "embeddings"}  # by mode
+ONLY: dict[str, tuple[Api, ...]] = {  # by mode, which APIs serve such models
+    "responses": ("responses",),
+    "embedding": ("embeddings", "gemini_embeddings"),
+}
 LEAST_OUTPUT: dict[Api, int] = {"responses": 16}  # tokens; a lower limit is refused there
 
 
@@ -111,14 +115,18 @@ class Host:
                 if one.weight
             ]
 
-    def spoken(self, client: Api, model: str, only: Api | None = None) -> Api:
+    def spoken(self, client: Api, model: str, only: tuple[Api, ...] = ()) -> Api:
         """The API to use for a model and clients of one: their own, or else the usual one;
-        ``only``: the one that the model is served by, if the host has it."""
+        ``only``: those that the model is served by, if the host has them."""
         apis = self.serving(model)
-        if only is not None and only in apis:
-            return only
+        for one in only:
+            if one in apis:
+                return one
         if client in apis or not apis:
             return client
+        embedding = [one for one in ONLY["embedding"] if one in apis]
+        if client in ONLY["embedding"] and embedding:
+            return embedding[0]
         return next(one for one in self.row.apis if one in apis)
 
     def serving(self, model: str) -> frozenset[Api]:
@@ -152,8 +160,8 @@ class Host:
 
     def serves(self, model: str, mode: str) -> bool:
         """Whether a model with that mode of the catalogue can be had here."""
-        apis, only = self.serving(model), ONLY.get(mode)
-        return only in apis if only is not None else bool(apis) and mode == "chat"
+        apis = self.serving(model)
+        return not apis.isdisjoint(ONLY[mode]) if mode in ONLY else bool(apis) and mode == "chat"
 
     def each(self) -> list[tuple[Host, float]]:
         """The host once per provider key that has a share of the traffic, with that share."""

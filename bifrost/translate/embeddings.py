@@ -37,7 +37,7 @@ class Embeddings:
         """Raises InvalidRequest where the body is no JSON object."""
         try:
             asked: dict[str, Raw] = dict(members(body))
-            self._estimate = _size(_decode(asked["input"]))
+            self._estimate = size(_decode(asked["input"]))
             if _decode(asked["model"]) != model:
                 asked["model"] = _encode(model)
         except SENSELESS as error:
@@ -48,15 +48,8 @@ class Embeddings:
 
     def answer(self, status: int, body: bytes) -> tuple[int, bytes]:
         """(status, body) with the usage in Anthropic's words, for the meters."""
-        if status != 200:
-            return status, b"{}"
-        counts = _answer(body).usage
-        used: dict[str, Any] = {"output_tokens": 0}
-        if counts is not None and counts.prompt_tokens:
-            used["input_tokens"] = counts.prompt_tokens
-        else:
-            used |= {"input_tokens": self._estimate, "estimated": ["input_tokens"]}
-        return status, _encode({"type": "message", "usage": used})
+        counts = _answer(body).usage if status == 200 else None
+        return metered(status, counts.prompt_tokens if counts else None, self._estimate)
 
     def shown(self, status: int, body: bytes) -> bytes:
         """The answer as it came; of an error, account names are hidden."""
@@ -64,25 +57,40 @@ class Embeddings:
 
     def stream(self, input_estimate: int) -> Stream:
         """A reader of a stream, where none can be."""
-        return _Senseless()
+        return Senseless()
 
     def passing(self) -> Stream | None:
         """Every byte passes."""
         return None
 
 
-class _Senseless:
+class Senseless:
+    """A stream where none can be."""
+
     def feed(self, chunk: bytes) -> NoReturn:
+        """Raises ValueError."""
         raise ValueError("a stream in place of embeddings")
 
     def finish(self) -> bytes:
+        """Nothing came."""
         return b""
 
 
-def _size(given: Any) -> int:
+def metered(status: int, counted: int | None, estimate: int) -> tuple[int, bytes]:
+    """(status, body) for the meters: the tokens that the host counted, or else as many as its input
+    may have."""
+    if status != 200:
+        return status, b"{}"
+    used: dict[str, Any] = {"output_tokens": 0, "input_tokens": counted or estimate}
+    if not counted:
+        used["estimated"] = ["input_tokens"]
+    return status, _encode({"type": "message", "usage": used})
+
+
+def size(given: Any) -> int:
     """Tokens of an input, for a host that counts none: ids are tokens already."""
     if isinstance(given, int):
         return 1
     if isinstance(given, str):
         return int(len(given.encode("utf-8", "replace")) / BYTES_A_TOKEN) + 1
-    return sum(map(_size, given))
+    return sum(map(size, given))
