@@ -29,7 +29,19 @@ class _Answer(msgspec.Struct):
 _answer = msgspec.json.Decoder(_Answer).decode
 
 
-class Embeddings:
+class Whole:
+    """What is never streamed: of ``translation.Relay``, what is said of streams."""
+
+    def stream(self, input_estimate: int) -> Stream:
+        """A reader of a stream, where none can be."""
+        return _Senseless()
+
+    def passing(self) -> Stream | None:
+        """Nothing is changed on its way."""
+        return None
+
+
+class Embeddings(Whole):
     """One request and its answer; see ``translation.Relay``. Nothing is generated, so there is no
     output to limit, and nothing comes in pieces."""
 
@@ -55,16 +67,8 @@ class Embeddings:
         """The answer as it came; of an error, account names are hidden."""
         return body if status < 400 else masked(body)
 
-    def stream(self, input_estimate: int) -> Stream:
-        """A reader of a stream, where none can be."""
-        return Senseless()
 
-    def passing(self) -> Stream | None:
-        """Every byte passes."""
-        return None
-
-
-class Senseless:
+class _Senseless:
     """A stream where none can be."""
 
     def feed(self, chunk: bytes) -> NoReturn:

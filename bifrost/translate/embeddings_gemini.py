@@ -10,10 +10,10 @@ import msgspec
 
 from bifrost.errors import InvalidRequest
 from bifrost.translate import chat_answer, chat_completion, gemini_answer
-from bifrost.translate.embeddings import Senseless, metered, size
+from bifrost.translate.embeddings import Whole, metered, size
 from bifrost.translate.gemini_embeddings import read
 from bifrost.translate.raw_json import Raw
-from bifrost.translate.translation import SENSELESS, Stream, Traits
+from bifrost.translate.translation import SENSELESS, Traits
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -27,7 +27,7 @@ _vector = msgspec.json.Decoder(_Vector).decode
 _numbers = msgspec.json.Decoder(list[float]).decode
 
 
-class EmbeddingsGemini:
+class EmbeddingsGemini(Whole):
     """One request and its answer; see ``translation.Relay``."""
 
     def __init__(self, body: bytes, model: str, *, max_tokens: int | None, traits: Traits) -> None:
@@ -82,11 +82,3 @@ class EmbeddingsGemini:
             return values
         numbers = _numbers(values)
         return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
-
-    def stream(self, input_estimate: int) -> Stream:
-        """A reader of a stream, where none can be."""
-        return Senseless()
-
-    def passing(self) -> Stream | None:
-        """Nothing streams."""
-        return None

@@ -12,10 +12,10 @@ import msgspec
 
 from bifrost.errors import InvalidRequest
 from bifrost.translate import chat_answer, gemini_answer
-from bifrost.translate.embeddings import Senseless, metered, size
+from bifrost.translate.embeddings import Whole, metered, size
 from bifrost.translate.gemini_candidates import error
 from bifrost.translate.raw_json import Raw, array_of, elements, members, object_of
-from bifrost.translate.translation import SENSELESS, Stream, Traits
+from bifrost.translate.translation import SENSELESS, Traits
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -69,7 +69,7 @@ class _Asked:
         return object_of({"embeddings": array_of(vectors), **more})
 
 
-class GeminiEmbeddings:
+class GeminiEmbeddings(Whole):
     """On Gemini's own API: contents pass as they came. See ``translation.Relay``."""
 
     def __init__(self, body: bytes, model: str, *, max_tokens: int | None, traits: Traits) -> None:
@@ -91,16 +91,8 @@ class GeminiEmbeddings:
         told = read(body)
         return self._asked.shown([*told.embeddings], told.usage_metadata)
 
-    def stream(self, input_estimate: int) -> Stream:
-        """A reader of a stream, where none can be."""
-        return Senseless()
 
-    def passing(self) -> Stream | None:
-        """Nothing streams."""
-        return None
-
-
-class GeminiOpenAIEmbeddings:
+class GeminiOpenAIEmbeddings(Whole):
     """On hosts with OpenAI's form. See ``translation.Relay``."""
 
     def __init__(self, body: bytes, model: str, *, max_tokens: int | None, traits: Traits) -> None:
@@ -136,14 +128,6 @@ class GeminiOpenAIEmbeddings:
         return self._asked.shown(
             [object_of({"values": one.embedding}) for one in data], _encode(used)
         )
-
-    def stream(self, input_estimate: int) -> Stream:
-        """A reader of a stream, where none can be."""
-        return Senseless()
-
-    def passing(self) -> Stream | None:
-        """Nothing streams."""
-        return None
 
 
 class _Vector(msgspec.Struct):
